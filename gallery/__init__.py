@@ -1,0 +1,1 @@
+"""The gallery: enrolled embeddings, durable in SQLite, searched with FAISS."""

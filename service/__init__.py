@@ -1,0 +1,1 @@
+"""The HTTP service: crops in, embeddings, enrolled identities and ranked matches out."""

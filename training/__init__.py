@@ -1,0 +1,1 @@
+"""Training and evaluation of the BNNeck model: images and identities in, a checkpoint out."""
