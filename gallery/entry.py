@@ -105,8 +105,8 @@ class Filter:
 class Match:
     """One search result.
 
-    Grouped by identity: entry_id, camid and captured_at are those of the identity's closest admitted entry, cosine is its
-    cosine (pool max) or the mean over the identity's admitted entries (pool mean), and entries counts these.
+    Grouped by identity: entry_id, camid and captured_at are those of the identity's closest admitted entry, cosine is
+    its cosine (pool max) or the mean over the identity's admitted entries (pool mean), and entries counts these.
     Grouped by entry: entries is 1.
     """
 

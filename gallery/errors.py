@@ -93,3 +93,13 @@ class NewerSchema(StoreError):
 
 class GalleryClosed(GalleryError):
     """The gallery was used after close()."""
+
+
+def no_entry(entry_id: int) -> EntryNotFound:
+    """The error for an entry id that nothing bears."""
+    return EntryNotFound(f"got entry_id {entry_id}, which no entry bears; list the entries to see which there are")
+
+
+def no_identity(pid: str) -> IdentityNotFound:
+    """The error for a pid that nothing bears."""
+    return IdentityNotFound(f"got pid {pid!r}, which no entry bears; list the identities to see which there are")

@@ -1,0 +1,91 @@
+"""What may enter a gallery: each check raises with what was got, what was wanted, and what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gallery.entry import NewEntry
+from gallery.errors import DimensionMismatch, InvalidRequest, ModelMismatch, NotUnitLength
+from gallery.times import to_microseconds
+
+MAX_NAME = 128  # characters of a pid or camid
+MAX_KEY = 256  # characters of a client_key or model_id
+LENGTH_TOLERANCE = 1e-3  # of an embedding's length: half-precision rounding is below 3e-4
+
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+def check_space(got: str, wanted: str) -> None:
+    """Raises ModelMismatch when the embedding space is not the gallery's."""
+    if got != wanted:
+        raise ModelMismatch(
+            f"got embeddings of space {got!r}, this gallery holds space {wanted!r}; "
+            "serve the model it was made with, or open a new folder and enroll the crops there again"
+        )
+
+
+def check_embedding(embedding: NDArray[np.float32], dim: int) -> None:
+    """Raises unless embedding is float32 [dim], finite, of unit length."""
+    if embedding.shape != (dim,):
+        raise DimensionMismatch(
+            f"got an embedding of shape {list(embedding.shape)}, wanted [{dim}]; use this gallery's model"
+        )
+    if embedding.dtype != np.float32:
+        raise InvalidRequest(f"got an embedding of {embedding.dtype}, wanted float32; convert it first")
+    length = float(np.linalg.norm(embedding.astype(np.float64)))
+    if not abs(length - 1) <= LENGTH_TOLERANCE:  # not ... <=: catches NaN too
+        raise NotUnitLength(
+            f"got an embedding of length {length:.6g}, wanted 1; divide it by its length, which must be finite"
+        )
+
+
+def check_entry(new: NewEntry, dim: int) -> None:
+    """Raises unless the entry can be enrolled into a gallery of that dimension."""
+    check_text("pid", new.pid, MAX_NAME)
+    check_text("model_id", new.model_id, MAX_KEY)
+    if new.camid is not None:
+        check_text("camid", new.camid, MAX_NAME)
+    if new.client_key is not None:
+        check_text("client_key", new.client_key, MAX_KEY)
+    if new.captured_at is not None:
+        to_microseconds(new.captured_at)
+    if new.content_hash is not None and not SHA256_HEX.fullmatch(new.content_hash):
+        raise InvalidRequest(f"got content_hash {new.content_hash!r}, wanted 64 lower-case hex digits of a sha256")
+    _check_attributes(new)
+    check_embedding(new.embedding, dim)
+
+
+def check_search(k: int, group_by: str, pool: str) -> None:
+    """Raises InvalidRequest unless these arguments of a search make sense."""
+    if k < 1:
+        raise InvalidRequest(f"got k {k}, wanted 1 or more")
+    if group_by not in ("identity", "entry"):
+        raise InvalidRequest(f"got group_by {group_by!r}, wanted 'identity' or 'entry'")
+    if pool not in ("max", "mean"):
+        raise InvalidRequest(f"got pool {pool!r}, wanted 'max' or 'mean'")
+
+
+def check_text(what: str, text: str, most: int) -> None:
+    """Raises InvalidRequest unless text has 1 to `most` characters that UTF-8 can hold."""
+    if not 1 <= len(text) <= most:
+        raise InvalidRequest(f"got a {what} of {len(text)} characters, wanted 1 to {most}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"got a {what} that is not valid Unicode: {text!r}; remove the lone surrogates") from error
+
+
+def _check_attributes(new: NewEntry) -> None:
+    attributes = dict(new.attributes)
+    try:
+        is_same = json.loads(json.dumps(attributes, allow_nan=False)) == attributes
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"got attributes that are no JSON object: {error}") from error
+    if not is_same:
+        raise InvalidRequest(
+            "got attributes that change on their way through JSON, wanted string keys, lists, no tuples"
+        )

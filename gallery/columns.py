@@ -1,0 +1,157 @@
+"""The parts of every entry that filters and grouping need, as numpy columns in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gallery.entry import Filter
+from gallery.times import to_microseconds
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+NO_CAMID = -1
+NO_TIME = np.iinfo(np.int64).min
+NO_ID = 2**63  # no entry_id reaches it
+MIN_CAPACITY = 1024  # rows; doubled when full
+
+
+class Codes:
+    """Small integers for strings, both ways; a forgotten code is given out again."""
+
+    def __init__(self) -> None:
+        self._code_of: dict[str, int] = {}
+        self._name_of: list[str] = []
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._code_of)
+
+    def code(self, name: str) -> int:
+        """The name's code, new when the name is."""
+        if name not in self._code_of:
+            if self._free:
+                self._code_of[name] = self._free.pop()
+                self._name_of[self._code_of[name]] = name
+            else:
+                self._code_of[name] = len(self._name_of)
+                self._name_of.append(name)
+        return self._code_of[name]
+
+    def known(self, names: Iterable[str]) -> list[int]:
+        """The codes of those names that have one."""
+        return [self._code_of[name] for name in names if name in self._code_of]
+
+    def name(self, code: int) -> str:
+        """The name behind a code that is in use."""
+        return self._name_of[code]
+
+    def forget(self, code: int) -> None:
+        """Frees a code in use and drops its name."""
+        del self._code_of[self._name_of[code]]
+        self._name_of[code] = ""
+        self._free.append(code)
+
+
+class Columns:
+    """entry_id, pid code, camid code and captured_at of every entry, by rising entry_id.
+
+    A position is an entry's place in these columns, and in an index to which entries were added in the same order.
+    """
+
+    def __init__(self) -> None:
+        self.pids = Codes()
+        self.camids = Codes()
+        self._num = 0
+        self._rows = np.empty((4, MIN_CAPACITY), np.int64)
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __contains__(self, entry_id: int) -> bool:
+        place = int(np.searchsorted(self.entry_ids, entry_id)) if 0 <= entry_id < NO_ID else self._num
+        return place < self._num and bool(self.entry_ids[place] == entry_id)
+
+    @property
+    def entry_ids(self) -> Ids:
+        """int64 [n], rising."""
+        return self._rows[0, : self._num]
+
+    @property
+    def pid_codes(self) -> Ids:
+        """int64 [n]."""
+        return self._rows[1, : self._num]
+
+    @property
+    def camid_codes(self) -> Ids:
+        """int64 [n], NO_CAMID where there is none."""
+        return self._rows[2, : self._num]
+
+    @property
+    def captured_us(self) -> Ids:
+        """int64 [n], microseconds since 1970 in UTC, NO_TIME where unknown."""
+        return self._rows[3, : self._num]
+
+    def add(
+        self,
+        entry_ids: Sequence[int],
+        pids: Sequence[str],
+        camids: Sequence[str | None],
+        captured_us: Sequence[int | None],
+    ) -> None:
+        """Appends entries whose ids are larger than any before."""
+        num = self._num + len(entry_ids)
+        while num > self._rows.shape[1]:
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)], axis=1)
+        added = self._rows[:, self._num : num]
+        added[0] = entry_ids
+        added[1] = [self.pids.code(pid) for pid in pids]
+        added[2] = [NO_CAMID if camid is None else self.camids.code(camid) for camid in camids]
+        added[3] = [NO_TIME if time is None else time for time in captured_us]
+        self._num = num
+
+    def remove(self, entry_ids: Ids) -> None:
+        """Takes these entries out; names that no other entry bears are forgotten."""
+        gone = np.isin(self.entry_ids, entry_ids)
+        removed = self._rows[:, : self._num][:, gone]
+        kept = self._rows[:, : self._num][:, ~gone]
+        self._num = kept.shape[1]
+        self._rows[:, : self._num] = kept
+        for codes, row in ((self.pids, 1), (self.camids, 2)):
+            for code in np.setdiff1d(removed[row], kept[row]):
+                if code != NO_CAMID:
+                    codes.forget(int(code))
+
+    def positions(self, entry_ids: Ids) -> Ids:
+        """The positions of ids that are all there."""
+        return np.searchsorted(self.entry_ids, entry_ids)
+
+    def admitted(self, where: Filter) -> Ids:
+        """The positions that the filter admits, rising."""
+        mask = np.ones(self._num, np.bool_)
+        if where.pids:
+            mask &= np.isin(self.pid_codes, self.pids.known(where.pids))
+        if where.camids:
+            mask &= np.isin(self.camid_codes, self.camids.known(where.camids))
+        if where.exclude_camids:
+            mask &= ~np.isin(self.camid_codes, self.camids.known(where.exclude_camids))
+        if where.exclude_entry_ids:
+            excluded = [entry_id for entry_id in where.exclude_entry_ids if entry_id in self]
+            mask[self.positions(np.array(excluded, np.int64))] = False
+        mask &= _in_range(self.captured_us, where.since, where.until)
+        return np.flatnonzero(mask)
+
+
+def _in_range(captured_us: Ids, since: datetime | None, until: datetime | None) -> Mask | np.bool_:
+    if since is None and until is None:
+        return np.True_
+    mask: Mask = captured_us != NO_TIME
+    if since is not None:
+        mask &= captured_us >= to_microseconds(since)
+    if until is not None:
+        mask &= captured_us < to_microseconds(until)
+    return mask
