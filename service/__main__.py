@@ -1,0 +1,107 @@
+"""python -m service: read the settings, open the parts, run the server until SIGTERM."""
+
+import logging
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+import uvicorn
+from PIL import Image
+
+from gallery.errors import GalleryError
+from service.access import read_access
+from service.app import create_app
+from service.embedder import one_line
+from service.errors import ServiceError, SettingRefused
+from service.parts import open_embedder, open_gallery
+from service.settings import Settings, describe_settings, read_settings, unknown_settings
+from service.telemetry import configure_logging
+
+USAGE = """usage: python -m service [--help]
+
+Serves person re-identification over HTTP. Everything is set by environment variables, or by the same lines in ./.env:
+
+{settings}
+
+It stops on SIGTERM or Ctrl-C, after the answers under way."""
+
+DRAIN_EXTRA_S = 5  # beyond the deadline: answers still being written
+
+
+def main(arguments: list[str]) -> int:
+    """Run the service; returns the exit status."""
+    if arguments in (["--help"], ["-h"]):
+        print(USAGE.format(settings=describe_settings()))
+        return 0
+    if arguments:
+        print(f"got {' '.join(arguments)!r}, wanted no arguments; python -m service --help", file=sys.stderr)
+        return 2
+    try:
+        return serve(read_settings())
+    except (ServiceError, GalleryError) as error:
+        print(f"cannot start: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def serve(settings: Settings) -> int:
+    """Open everything that can fail, cheapest first, then serve."""
+    configure_logging(form=settings.log_format, level=settings.log_level)
+    for complaint in unknown_settings(os.environ):
+        logging.getLogger("service").warning(complaint)
+    # Pillow only warns about a decompression bomb of up to twice its limit; as an error it becomes the crop's own.
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    read_access(settings)
+    with listen(settings) as listener:
+        embedder = open_embedder(settings)
+        gallery = open_gallery(settings, embedder.model)
+        try:
+            app = create_app(settings, embed=embedder, gallery=gallery)
+            config = uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                timeout_graceful_shutdown=int(settings.deadline_s) + DRAIN_EXTRA_S,
+            )
+            announce(settings, listener, Path(settings.gallery))
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass  # uvicorn has drained, and then passes Ctrl-C on
+        finally:
+            gallery.close()
+    return 0
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Take the port before the slow parts are opened.
+
+    Raises:
+        SettingRefused: when the address is no address of this machine, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise SettingRefused(
+            f"REID_HOST={settings.host} REID_PORT={settings.port}: got {error.strerror}, wanted a free address; "
+            "set another REID_PORT, or stop what listens there"
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def announce(settings: Settings, listener: socket.socket, folder: Path) -> None:
+    """Say where the service will be found."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    fields = {"url": f"http://{host}:{listener.getsockname()[1]}", "gallery": folder.resolve()}
+    logging.getLogger("service").info("serving", extra={"fields": fields})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

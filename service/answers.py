@@ -1,0 +1,97 @@
+"""How answers leave: JSON by orjson, arrays as npy or base64, and every error in one form."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from service.errors import DOMAIN_ERRORS, Overloaded, status_and_code
+
+NPY = "application/x-npy"
+
+
+def json_answer(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Encode `content` (numpy arrays allowed) as JSON."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def npy_answer(rows: npt.NDArray[np.float32], *, headers: Mapping[str, str] | None = None) -> Response:
+    """Send float32 [N, D] as one .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(rows, dtype="<f4"), allow_pickle=False)
+    return Response(buffer.getvalue(), media_type=NPY, headers=headers)
+
+
+def encoded(row: npt.NDArray[np.float32], encoding_format: str) -> object:
+    """Give one embedding as a list of floats or as base64 of little-endian float32."""
+    row = np.ascontiguousarray(row, dtype="<f4")
+    return base64.b64encode(row.tobytes()).decode() if encoding_format == "base64" else row
+
+
+def error_answer(
+    request: Request,
+    *,
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> Response:
+    """Build the one error body and note its code for the log and the metrics."""
+    request.state.error_code = code
+    error = {"code": code, "message": message, "request_id": getattr(request.state, "request_id", "")}
+    return json_answer({"error": error, **(extra or {})}, status=status, headers=headers)
+
+
+def domain_error(request: Request, error: Exception) -> Response:
+    """Answer a ServiceError or a GalleryError by the table."""
+    status, code = status_and_code(type(error))
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return error_answer(request, status=status, code=code, message=str(error), headers=headers)
+
+
+def validation_error(request: Request, error: Exception) -> Response:
+    """Answer a parameter that FastAPI refused: its name, the reason and what was got."""
+    assert isinstance(error, RequestValidationError)
+    return error_answer(request, status=422, code="invalid_request", message=first_problem(error.errors()))
+
+
+def first_problem(problems: object) -> str:
+    """Put pydantic's first complaint into one sentence."""
+    assert isinstance(problems, list | tuple) and problems
+    first = problems[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body"))
+    got = repr(first.get("input"))
+    got = got if len(got) <= 80 else got[:77] + "..."
+    return f"{place or 'request'}: {first['msg']}, got {got}"
+
+
+def http_error(request: Request, error: Exception) -> Response:
+    """Answer what the framework raises itself: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"no such path: {request.url.path}; GET /docs lists the paths"
+    if error.status_code == 405:
+        message = f"{request.method} is not offered on {request.url.path}; see the Allow header"
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    return error_answer(request, status=error.status_code, code=code, message=message, headers=error.headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Route every expected error of `app` to its answer; unexpected ones are the middleware's."""
+    for error_class in DOMAIN_ERRORS:
+        app.add_exception_handler(error_class, domain_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)

@@ -1,0 +1,53 @@
+"""create_app: wiring and lifespan only."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from gallery.local import LocalGallery
+from service.answers import install_error_handlers
+from service.embedder import Embeds
+from service.middleware import RequestTrail
+from service.parts import assemble, open_embedder, open_gallery
+from service.routes import console, embed, enroll, entries, identities, search, status
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+DESCRIPTION = "Person re-identification: crops in, embeddings out, identities enrolled, ranked matches back."
+ROUTERS = (embed.router, search.router, enroll.router, entries.router, identities.router, status.router, console.router)
+
+
+def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: LocalGallery | None = None) -> FastAPI:
+    """Build the application; its lifespan opens the parts and, after the last answer, closes them.
+
+    Args:
+        settings: every knob.
+        embed: an opened model, or a test's double, in place of the one that the settings name.
+        gallery: an opened gallery in place of the one that the settings name; it is closed all the same.
+    """
+    telemetry = Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        embedder = embed if embed is not None else await asyncio.to_thread(open_embedder, settings)
+        opened = gallery if gallery is not None else await asyncio.to_thread(open_gallery, settings, embedder.model)
+        parts = app.state.parts = assemble(settings, embedder=embedder, gallery=opened, telemetry=telemetry)
+        try:
+            await parts.pipeline.start()
+            yield
+        finally:
+            await parts.pipeline.close()
+            parts.gallery_threads.shutdown()
+            opened.close()
+
+    app = FastAPI(
+        title="bnneck-reid", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
+    )
+    app.add_middleware(RequestTrail, telemetry=telemetry)
+    install_error_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount("/console", console.static_files())
+    return app

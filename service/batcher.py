@@ -1,0 +1,237 @@
+"""Dynamic batching: items of many callers go through one function in batches, and every caller gets its own back.
+
+A batch is formed the moment the runtime is free, from whatever waits, oldest caller first, up to batch_max items. No
+polling, and no timer unless max_wait_s asks for one. All state lives on the event loop; only `run` leaves it, in a
+thread of its own, so that a long forward pass never blocks the loop.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from service.errors import InferenceFailed, Overloaded, TooManyCrops
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+FIRST_GUESS_S = 1.0  # retry-after before anything has been timed
+RATE_MEMORY = 0.8  # weight of the past in the running items-per-second estimate
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One finished or failed batch: its size, how long its oldest caller had waited, how long `run` took."""
+
+    size: int
+    waited_s: float
+    ran_s: float
+
+
+@dataclass(eq=False)
+class _Job(Generic[T, U]):
+    """One caller's items; `taken` of them have left the queue, `results` have come back, both in order."""
+
+    items: Sequence[T]
+    future: asyncio.Future[list[U]]
+    room: "Room[T, U]"
+    queued_at: float
+    taken: int = 0
+    results: list[U] = field(default_factory=list)
+
+
+class Room(Generic[T, U]):
+    """Places in the queue, held from admission until their items are taken or the caller leaves the `with` block."""
+
+    def __init__(self, batcher: "Batcher[T, U]", count: int) -> None:
+        self._batcher = batcher
+        self.held = count
+
+    async def submit(self, items: Sequence[T]) -> list[U]:
+        """Run the items, at most as many as places are held; results come back in the order of the items."""
+        assert len(items) <= self.held, "This is a bug: more items than were admitted."
+        self.free(self.held - len(items))
+        return await self._batcher._enqueue(items, self)
+
+    def free(self, count: int) -> None:
+        """Give places back."""
+        self.held -= count
+        self._batcher._waiting -= count
+        self._batcher._changed.set()
+
+    def __enter__(self) -> "Room[T, U]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.free(self.held)
+
+
+class Batcher(Generic[T, U]):
+    """Batches items across callers through one function that maps a list of T to as many U.
+
+    Args:
+        run: called in the batcher's own thread, never twice at once.
+        batch_max: most items in one call of `run`.
+        queue_max: most items waiting; what would exceed it is refused at once.
+        max_wait_s: 0 forms a batch as soon as the runtime is free; else wait this long for a full one.
+        on_batch: told about every batch, on the event loop.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Sequence[U]],
+        *,
+        batch_max: int,
+        queue_max: int,
+        max_wait_s: float = 0.0,
+        on_batch: Callable[[BatchReport], None] = lambda report: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run, self._on_batch, self._clock = run, on_batch, clock
+        self._batch_max, self._queue_max, self._max_wait_s = batch_max, queue_max, max_wait_s
+        self._jobs: dict[_Job[T, U], None] = {}  # ordered, and a caller that leaves is removed in O(1)
+        self._waiting = 0
+        self._items_per_s = 0.0
+        self._busy_since: float | None = None
+        self._changed = asyncio.Event()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the worker on the running event loop."""
+        self._worker = asyncio.get_running_loop().create_task(self._work(), name="batcher")
+
+    async def close(self) -> None:
+        """Refuse new items, finish the queued ones, stop the thread."""
+        self._closing = True
+        self._changed.set()
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
+
+    @property
+    def waiting(self) -> int:
+        """Items admitted and not yet taken into a batch."""
+        return self._waiting
+
+    def stalled_s(self) -> float:
+        """How long the batch that runs now has been running; 0 when none runs."""
+        return 0.0 if self._busy_since is None else self._clock() - self._busy_since
+
+    def admit(self, count: int) -> Room[T, U]:
+        """Hold `count` places in the queue, to be used in a `with` block.
+
+        Raises:
+            TooManyCrops: when no queue, however empty, would take so many.
+            Overloaded: when the queue has no room now, or the batcher is closing.
+        """
+        if count > self._queue_max:
+            raise TooManyCrops(f"got {count} crops, the queue holds {self._queue_max}; send them in smaller requests")
+        if self._closing:
+            raise Overloaded("the service is shutting down; send this elsewhere or later", retry_after_s=FIRST_GUESS_S)
+        if self._waiting + count > self._queue_max:
+            raise Overloaded(
+                f"{self._waiting} crops wait and {self._queue_max} is the limit, no room for {count} more; try again",
+                retry_after_s=self._retry_after_s(),
+            )
+        self._waiting += count
+        return Room(self, count)
+
+    def _retry_after_s(self) -> float:
+        return self._waiting / self._items_per_s if self._items_per_s else FIRST_GUESS_S
+
+    def _enqueue(self, items: Sequence[T], room: Room[T, U]) -> Awaitable[list[U]]:
+        future: asyncio.Future[list[U]] = asyncio.get_running_loop().create_future()
+        if not items:
+            future.set_result([])
+            return future
+        job = _Job(items, future, room, self._clock())
+        self._jobs[job] = None
+        # A caller that is cancelled takes its items along: nobody would read their results.
+        future.add_done_callback(lambda _: self._jobs.pop(job, None))
+        self._changed.set()
+        return future
+
+    async def _work(self) -> None:
+        while self._jobs or self._waiting or not self._closing:
+            if not self._jobs:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            if self._max_wait_s:
+                await self._wait_for_more()
+            shares = self._take()
+            if shares:
+                await self._run_batch(shares)
+
+    async def _wait_for_more(self) -> None:
+        """Wait until a batch is full or the oldest job has waited its time."""
+        until = min((job.queued_at for job in self._jobs), default=0.0) + self._max_wait_s
+        while self._jobs and not self._closing and self._queued() < self._batch_max:
+            left_s = until - self._clock()
+            if left_s <= 0:
+                return
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left_s)
+            except TimeoutError:
+                return
+
+    def _queued(self) -> int:
+        return sum(len(job.items) - job.taken for job in self._jobs)
+
+    def _take(self) -> list[tuple[_Job[T, U], list[T]]]:
+        """Take up to batch_max items off the queue, oldest job first; pairs each job with its own items."""
+        shares: list[tuple[_Job[T, U], list[T]]] = []
+        space = self._batch_max
+        for job in [job for job in self._jobs if not job.future.done()]:
+            share = list(job.items[job.taken : job.taken + space])
+            shares.append((job, share))
+            job.taken += len(share)
+            job.room.free(len(share))
+            space -= len(share)
+            if job.taken == len(job.items):
+                del self._jobs[job]
+            if not space:
+                break
+        return shares
+
+    async def _run_batch(self, shares: list[tuple[_Job[T, U], list[T]]]) -> None:
+        items = [item for _, share in shares for item in share]
+        started = self._busy_since = self._clock()
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+            if len(results) != len(items):
+                raise InferenceFailed(f"the runtime returned {len(results)} rows for {len(items)} crops")
+        except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the worker lives on
+            self._fail(shares, error)
+        else:
+            self._deliver(shares, results)
+        ran_s = self._clock() - started
+        self._busy_since = None
+        self._remember_rate(len(items), ran_s)
+        self._on_batch(BatchReport(len(items), started - min(job.queued_at for job, _ in shares), ran_s))
+
+    def _deliver(self, shares: list[tuple[_Job[T, U], list[T]]], results: Sequence[U]) -> None:
+        start = 0
+        for job, share in shares:
+            job.results.extend(results[start : start + len(share)])
+            start += len(share)
+            if len(job.results) == len(job.items) and not job.future.done():
+                job.future.set_result(job.results)
+
+    def _fail(self, shares: list[tuple[_Job[T, U], list[T]]], error: Exception) -> None:
+        for job, _ in shares:
+            if not job.future.done():
+                failure = InferenceFailed(f"the forward pass failed: {error}")
+                failure.__cause__ = error
+                job.future.set_exception(failure)
+
+    def _remember_rate(self, count: int, ran_s: float) -> None:
+        if ran_s > 0 and math.isfinite(count / ran_s):
+            rate = count / ran_s
+            self._items_per_s = (RATE_MEMORY * self._items_per_s + (1 - RATE_MEMORY) * rate) or rate

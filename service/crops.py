@@ -1,0 +1,128 @@
+"""Bytes -> crops: uint8 [H, W, 3] RGB of the model's input size, by Pillow alone, limits checked before decoding."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from service.errors import ImageTooLarge, InvalidRequest, TooManyCrops, UndecodableImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+KEPT_SIDE = 512  # longest side of a kept crop, in pixels: enough for a person to judge a match
+KEPT_QUALITY = 92
+NPY_HEADER_MAX = 512  # bytes; numpy writes 128 for a plain array
+ORIENTATION_TAG = 0x0112
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def decode(content: bytes | Pixels, *, max_pixels: int) -> Image.Image:
+    """Open one crop as an upright RGB picture of its own size.
+
+    Args:
+        content: the bytes of a picture file, or uint8 [H, W, 3] RGB.
+
+    Raises:
+        UndecodableImage: with the reason.
+        ImageTooLarge: when the header announces more than max_pixels.
+    """
+    if isinstance(content, np.ndarray):
+        check_size(content.shape[1], content.shape[0], max_pixels)
+        return Image.fromarray(content)
+    if not content:
+        raise UndecodableImage("got an empty file, wanted a JPEG, PNG, WebP or BMP picture")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_size(*image.size, max_pixels)
+            image.load()
+            return to_rgb(upright(image))
+    except (ImageTooLarge, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"{error}; wanted at most {max_pixels} pixels, send the crop alone") from None
+    except UnidentifiedImageError:
+        raise UndecodableImage(
+            f"got {len(content)} bytes beginning {content[:8]!r}, wanted a JPEG, PNG, WebP or BMP picture"
+        ) from None
+    except (
+        Exception
+    ) as error:  # hostile bytes reach OSError, ValueError, SyntaxError, NotImplementedError, struct.error
+        raise UndecodableImage(f"got a broken picture ({error}), wanted a whole one; send it again") from None
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture by its announced size."""
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"got {width} x {height} = {width * height} pixels, wanted at most {max_pixels}; send the crop alone"
+        )
+    if not width * height:
+        raise UndecodableImage(f"got {width} x {height} pixels, wanted at least one; send a crop")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture the way its Exif orientation says."""
+    turn = ORIENTATIONS.get(image.getexif().get(ORIENTATION_TAG, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB: 16-bit grey keeps its upper byte, transparency is dropped."""
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if "transparency" in image.info and image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns about the direct way
+    return image.convert("RGB")
+
+
+def resize(image: Image.Image, *, height: int, width: int) -> Pixels:
+    """Scale an RGB picture to uint8 [height, width, 3]; the very lines of the training's eval transform."""
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.uint8)
+
+
+def kept_jpeg(image: Image.Image) -> bytes:
+    """Encode the crop that is kept for people: small, and without the upload's metadata."""
+    small = image.copy()
+    small.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    small.info.clear()
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=KEPT_QUALITY)
+    return buffer.getvalue()
+
+
+def read_npy(body: bytes, *, max_crops: int) -> list[Pixels]:
+    """Parse one .npy file of crops, uint8 [N, H, W, 3] RGB, without copying and without pickle.
+
+    Raises:
+        InvalidRequest: when it is anything else. TooManyCrops: when N is over the limit.
+    """
+    buffer = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(buffer)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, fortran, dtype = read_header(buffer, max_header_size=NPY_HEADER_MAX)
+    except Exception as error:  # the header is Python source: ValueError, SyntaxError, KeyError, RecursionError ...
+        raise InvalidRequest(f"got a broken .npy header ({error}), wanted numpy.save of uint8 [N,H,W,3]") from None
+    rest = len(body) - buffer.tell()
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or min(shape) < 1:
+        order = "Fortran" if fortran else "C"
+        raise InvalidRequest(f"got {dtype} {shape} in {order} order, wanted uint8 [N,H,W,3] RGB in C order")
+    if shape[0] > max_crops:
+        raise TooManyCrops(f"got {shape[0]} crops, wanted at most {max_crops}; send them in several requests")
+    needed = shape[0] * shape[1] * shape[2] * 3
+    if rest != needed:
+        raise InvalidRequest(f"got {rest} bytes after the .npy header, wanted {needed} for shape {shape}")
+    return list(np.frombuffer(body, dtype=np.uint8, offset=buffer.tell()).reshape(shape))

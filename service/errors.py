@@ -1,0 +1,153 @@
+"""What can go wrong in the service, and the one table that gives each error its status.
+
+ServiceError
+  InvalidRequest         422   a field, parameter or body that is not what the contract asks for
+  UndecodableImage       422   bytes that no allowed picture format explains
+  ImageTooLarge          413   more pixels than the limit
+  BodyTooLarge           413   more bytes than the limit
+  TooManyCrops           413   more crops than the limit
+  UnsupportedMedia       415   a content type that carries no crops
+  MissingKey             401   no API key, or an unknown one
+  ReadOnlyKey            403   a read-only key on a write
+  CropNotKept            404   the entry stands, its picture was not kept
+  Overloaded             503   the queue is full; carries the seconds after which to try again
+  ModelNotReady          503   no forward pass has succeeded yet, or none for too long
+  DeadlineExceeded       504   the request took longer than it may
+  ClientGone             499   the caller hung up; nobody reads this answer
+  InferenceFailed        500   the runtime raised, or returned a wrong number of rows
+  StartupError           500   the process cannot start; never answered over HTTP
+    ArtefactRefused      500   the model folder is not what its manifest says
+    SettingRefused       500   a setting, or two settings together, make no sense
+"""
+
+from collections.abc import Mapping
+
+from gallery import errors as gallery
+
+
+class ServiceError(Exception):
+    """Base of every error the service raises on purpose; its text is meant for the caller."""
+
+
+class InvalidRequest(ServiceError):
+    """A field, parameter or body is not what the contract asks for."""
+
+
+class UndecodableImage(ServiceError):
+    """The bytes are no picture of an allowed format, or a broken one."""
+
+
+class ImageTooLarge(ServiceError):
+    """A picture has more pixels than the limit."""
+
+
+class BodyTooLarge(ServiceError):
+    """A body has more bytes than the limit."""
+
+
+class TooManyCrops(ServiceError):
+    """A request has more crops than the limit."""
+
+
+class UnsupportedMedia(ServiceError):
+    """The content type carries no crops."""
+
+
+class MissingKey(ServiceError):
+    """No API key was sent, or an unknown one."""
+
+
+class ReadOnlyKey(ServiceError):
+    """A read-only key was sent with a write."""
+
+
+class CropNotKept(ServiceError):
+    """The entry stands, but its picture was not kept."""
+
+
+class Overloaded(ServiceError):
+    """The queue is full; `retry_after_s` estimates when it will not be."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ModelNotReady(ServiceError):
+    """No forward pass has succeeded yet, or none for too long."""
+
+
+class DeadlineExceeded(ServiceError):
+    """The request took longer than it may."""
+
+
+class ClientGone(ServiceError):
+    """The caller hung up before the answer was ready."""
+
+
+class InferenceFailed(ServiceError):
+    """The runtime raised, or returned a wrong number of rows."""
+
+
+class StartupError(ServiceError):
+    """The process cannot start."""
+
+
+class ArtefactRefused(StartupError):
+    """The model folder is not what its manifest says."""
+
+
+class SettingRefused(StartupError):
+    """A setting, or two settings together, make no sense."""
+
+
+# Error class -> (status, code). Subclasses inherit the row of their nearest ancestor.
+ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
+    InvalidRequest: (422, "invalid_request"),
+    UndecodableImage: (422, "undecodable_image"),
+    ImageTooLarge: (413, "image_too_large"),
+    BodyTooLarge: (413, "body_too_large"),
+    TooManyCrops: (413, "too_many_crops"),
+    UnsupportedMedia: (415, "unsupported_media"),
+    MissingKey: (401, "missing_key"),
+    ReadOnlyKey: (403, "read_only_key"),
+    CropNotKept: (404, "crop_not_kept"),
+    Overloaded: (503, "overloaded"),
+    ModelNotReady: (503, "model_not_ready"),
+    DeadlineExceeded: (504, "deadline_exceeded"),
+    ClientGone: (499, "client_gone"),  # the number nginx gave to a caller who hung up
+    InferenceFailed: (500, "inference_failed"),
+    StartupError: (500, "startup_error"),
+    gallery.InvalidRequest: (422, "invalid_request"),
+    gallery.EntryNotFound: (404, "entry_not_found"),
+    gallery.IdentityNotFound: (404, "identity_not_found"),
+    gallery.DuplicateKey: (409, "duplicate_key"),
+    gallery.AnswerErased: (410, "answer_erased"),
+    gallery.ModelMismatch: (409, "model_mismatch"),
+    gallery.DimensionMismatch: (422, "dimension_mismatch"),
+    gallery.NotUnitLength: (422, "not_unit_length"),
+    gallery.StoreError: (500, "store_error"),
+    gallery.CorruptStore: (500, "corrupt_store"),
+    gallery.StoreFull: (507, "store_full"),
+    gallery.StoreUnavailable: (503, "store_unavailable"),
+    gallery.GalleryClosed: (503, "gallery_closed"),
+}
+
+DOMAIN_ERRORS: tuple[type[Exception], ...] = (ServiceError, gallery.GalleryError)
+
+
+def status_and_code(error: type[Exception]) -> tuple[int, str]:
+    """Look an error class up in the table by its nearest listed ancestor.
+
+    Raises:
+        KeyError: when neither the class nor an ancestor of it is listed.
+    """
+    for ancestor in error.__mro__:
+        if ancestor in ERROR_TABLE:
+            return ERROR_TABLE[ancestor]
+    raise KeyError(f"{error.__name__} has no row in ERROR_TABLE")
+
+
+def error_item(error: Exception) -> dict[str, str]:
+    """Describe one crop's error, as it stands in `results`."""
+    return {"code": status_and_code(type(error))[1], "message": str(error)}

@@ -1,0 +1,76 @@
+"""What happens to every request: its id, its metrics and log line, and the answer to what nobody expected."""
+
+import logging
+import re
+import time
+import uuid
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.answers import error_answer
+from service.telemetry import Telemetry
+
+log = logging.getLogger("service")
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # any other would be a label of its own
+SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class RequestTrail:
+    """Outermost layer: every answer gets X-Request-ID, every request one log line, every surprise a fixed 500."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self.app, self.telemetry = app, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = Request(scope, receive)
+        request_id = request.state.request_id = request_id_of(request)
+        request.state.error_code = None
+        started, status = time.perf_counter(), 0
+
+        async def send_signed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                signature = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+                message = {**message, "headers": [*message.get("headers", ()), *signature]}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_signed)
+        except Exception:
+            log.exception("unexpected error", extra={"fields": {"request_id": request_id}})
+            if status:
+                raise  # half an answer is out: only closing the connection tells the caller
+            await surprise(request)(scope, receive, send_signed)
+        finally:
+            self._record(request, status, time.perf_counter() - started)
+
+    def _record(self, request: Request, status: int, took_s: float) -> None:
+        route = getattr(request.scope.get("route"), "path", "none")
+        code = request.state.error_code
+        method = request.method if request.method in METHODS else "other"
+        self.telemetry.observe_request(method=method, route=route, status=status, took_s=took_s, code=code)
+        fields = {"method": method, "route": route, "status": status, "ms": round(took_s * 1000, 1)}
+        fields |= {"request_id": request.state.request_id} | ({"code": code} if code else {})
+        log.info("request", extra={"fields": fields})
+
+
+def request_id_of(request: Request) -> str:
+    """Take the caller's id when it is printable and short, else make one."""
+    sent = request.headers.get("x-request-id", "")
+    return sent if SANE_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def surprise(request: Request) -> ASGIApp:
+    """Answer an unknown exception with a fixed text; its traceback is in the log under the request id."""
+    return error_answer(
+        request,
+        status=500,
+        code="internal_error",
+        message="something unexpected went wrong; the log has the details under this request_id",
+    )

@@ -1,0 +1,91 @@
+"""What a running service is made of, opened in order and handed to every handler."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from gallery.local import LocalGallery
+from service.access import Access, read_access
+from service.embedder import Embedder, Embeds, granted_cores
+from service.errors import StartupError
+from service.intake import Limits
+from service.manifest import ModelInfo
+from service.pipeline import Pipeline, within
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+GALLERY_THREADS = 4  # searches wait for each other inside the gallery; these are for calls that wait for the disk
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The opened parts; handlers get them as an argument."""
+
+    settings: Settings
+    access: Access
+    limits: Limits
+    embedder: Embeds
+    gallery: LocalGallery
+    telemetry: Telemetry
+    pipeline: Pipeline
+    gallery_threads: ThreadPoolExecutor
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model in use."""
+        return self.embedder.model
+
+    async def read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the gallery from a worker thread, within the deadline."""
+        return await within(self.settings.deadline_s, self.write(call, *args, **kwargs))
+
+    def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+        """Call the gallery from a worker thread; a change that has begun is never given up half-way."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self.gallery_threads, partial(call, *args, **kwargs))
+
+
+def open_embedder(settings: Settings) -> Embedder:
+    """Load the model that the settings name."""
+    return Embedder.open(settings.model, provider=settings.provider, threads=settings.threads)
+
+
+def open_gallery(settings: Settings, model: ModelInfo) -> LocalGallery:
+    """Open the gallery folder for this model's embedding space."""
+    try:
+        return LocalGallery.open(settings.gallery, space_id=model.space_id, dim=model.dim)
+    except OSError as error:
+        raise StartupError(
+            f"{settings.gallery}: got {error.strerror}, wanted a folder to write; set REID_GALLERY"
+        ) from None
+
+
+def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, telemetry: Telemetry) -> Parts:
+    """Put opened parts together; needs a running event loop."""
+    telemetry.describe_model(embedder.model, embedder.provider)
+    pipeline = Pipeline(
+        embedder,
+        telemetry,
+        batch_max=settings.batch_max,
+        queue_max=settings.queue_max,
+        max_wait_s=settings.batch_wait_ms / 1000,
+        max_pixels=settings.max_pixels,
+        deadline_s=settings.deadline_s,
+        decode_threads=max(2, settings.threads or granted_cores()),
+    )
+    return Parts(
+        settings=settings,
+        access=read_access(settings),
+        limits=Limits(body_bytes=settings.max_body_bytes, crops=settings.max_crops),
+        embedder=embedder,
+        gallery=gallery,
+        telemetry=telemetry,
+        pipeline=pipeline,
+        gallery_threads=ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery"),
+    )

@@ -1,0 +1,160 @@
+"""From received crops to embeddings: admission, decoding in threads, batching, under one deadline."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from service import crops
+from service.batcher import Batcher
+from service.embedder import Embeds, one_line
+from service.errors import DeadlineExceeded, ImageTooLarge, ModelNotReady, ServiceError, UndecodableImage
+from service.intake import RawCrop
+from service.telemetry import Telemetry
+
+T = TypeVar("T")
+Pixels = npt.NDArray[np.uint8]
+Embedding = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One decoded crop: the model's input uint8 [H, W, 3], the upload's sha256, and the JPEG to keep if one is kept."""
+
+    pixels: Pixels
+    content_hash: str
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """One embedded crop: float32 [D] of unit length, the upload's sha256, and the JPEG to keep if one is kept."""
+
+    embedding: Embedding
+    content_hash: str
+    jpeg: bytes | None
+
+
+class Pipeline:
+    """Turns crops of many requests into embeddings, each answered or refused within the deadline."""
+
+    def __init__(
+        self,
+        embedder: Embeds,
+        telemetry: Telemetry,
+        *,
+        batch_max: int,
+        queue_max: int,
+        max_wait_s: float,
+        max_pixels: int,
+        deadline_s: float,
+        decode_threads: int,
+    ) -> None:
+        self._embedder, self._telemetry = embedder, telemetry
+        self._max_pixels, self._deadline_s = max_pixels, deadline_s
+        self._decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
+        self._not_ready: str | None = "the first forward pass has not run yet"
+        self.batcher: Batcher[Pixels, Embedding] = Batcher(
+            self._forward,
+            batch_max=batch_max,
+            queue_max=queue_max,
+            max_wait_s=max_wait_s,
+            on_batch=telemetry.observe_batch,
+        )
+
+    def _forward(self, batch: list[Pixels]) -> list[Embedding]:
+        return list(self._embedder.embed(np.stack(batch)))
+
+    async def start(self) -> None:
+        """Start the batcher and run one crop through it; until that works, the pipeline is not ready."""
+        self.batcher.start()
+        model = self._embedder.model
+        try:
+            with self.batcher.admit(1) as room:
+                await room.submit([np.zeros((model.height, model.width, 3), dtype=np.uint8)])
+            self._not_ready = None
+        except ServiceError as error:
+            self._not_ready = f"the first forward pass failed: {one_line(error)}"
+
+    async def close(self) -> None:
+        """Finish what is queued, then stop the threads."""
+        await self.batcher.close()
+        self._decoders.shutdown()
+
+    def check_room(self) -> None:
+        """Raise Overloaded when not even one crop would be admitted, so that no body is read in vain."""
+        self.batcher.admit(1).free(1)
+
+    def check_ready(self) -> None:
+        """Raise ModelNotReady when no forward pass has succeeded, or one has run for longer than a deadline."""
+        stalled_s = self.batcher.stalled_s()
+        if self._not_ready:
+            raise ModelNotReady(self._not_ready)
+        if stalled_s > self._deadline_s:
+            raise ModelNotReady(f"a forward pass has been running for {stalled_s:.0f} s, wanted {self._deadline_s:g} s")
+
+    async def embed(self, raw: Sequence[RawCrop], *, keep: bool = False) -> list[Embedded | ServiceError]:
+        """Embed the crops of one request; a crop that cannot be gives its error in its place.
+
+        Args:
+            keep: also make the JPEG that is kept beside an enrolled entry.
+
+        Raises:
+            Overloaded, TooManyCrops: at once, nothing decoded.
+            DeadlineExceeded, InferenceFailed: for the whole request.
+        """
+        return await within(self._deadline_s, self._embed(raw, keep=keep))
+
+    async def _embed(self, raw: Sequence[RawCrop], *, keep: bool) -> list[Embedded | ServiceError]:
+        with self.batcher.admit(len(raw)) as room:
+            loop = asyncio.get_running_loop()
+            prepared = await asyncio.gather(
+                *(loop.run_in_executor(self._decoders, self._prepare, crop, keep) for crop in raw)
+            )
+            good = [crop for crop in prepared if isinstance(crop, Prepared)]
+            embeddings = iter(await room.submit([crop.pixels for crop in good]))
+        self._telemetry.count_crops(embedded=len(good), refused=len(raw) - len(good))
+        return [
+            Embedded(next(embeddings), crop.content_hash, crop.jpeg) if isinstance(crop, Prepared) else crop
+            for crop in prepared
+        ]
+
+    def _prepare(self, raw: RawCrop, keep: bool) -> Prepared | ServiceError:
+        """Decode one crop; runs in a decoding thread."""
+        if isinstance(raw, UndecodableImage):
+            return raw
+        started = time.perf_counter()
+        try:
+            image = crops.decode(raw, max_pixels=self._max_pixels)
+        except (UndecodableImage, ImageTooLarge) as error:
+            return error
+        model = self._embedder.model
+        prepared = Prepared(
+            crops.resize(image, height=model.height, width=model.width),
+            content_hash(raw),
+            crops.kept_jpeg(image) if keep else None,
+        )
+        self._telemetry.decode_seconds.observe(time.perf_counter() - started)
+        return prepared
+
+
+def content_hash(raw: bytes | Pixels) -> str:
+    """Name an upload by its sha256; pixels count with their shape, so that two shapes of equal bytes differ."""
+    if isinstance(raw, bytes):
+        return hashlib.sha256(raw).hexdigest()
+    return hashlib.sha256(repr(raw.shape).encode() + raw.tobytes()).hexdigest()
+
+
+async def within(deadline_s: float, work: Awaitable[T]) -> T:
+    """Await `work` for at most deadline_s; what it had queued is dropped when it takes longer."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded(f"not done within {deadline_s:g} s; try again, or send fewer crops") from None

@@ -1,0 +1,127 @@
+"""What the routes share: access, strict parameters, and the way from a body to embeddings."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from service.answers import error_answer
+from service.errors import ClientGone, InvalidRequest, status_and_code
+from service.parts import Parts
+from service.schemas import ErrorAnswer
+
+T = TypeVar("T")
+
+
+async def get_parts(request: Request) -> Parts:
+    """Hand the running service's parts to a handler."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(get_parts)]
+
+
+async def check_reader(request: Request, parts: PartsDep) -> None:
+    """Refuse a caller without a key."""
+    parts.access.check(request.headers.get("authorization"), writes=False)
+
+
+async def check_writer(request: Request, parts: PartsDep) -> None:
+    """Refuse a caller without a key that may write."""
+    parts.access.check(request.headers.get("authorization"), writes=True)
+
+
+READS = Depends(check_reader)
+WRITES = Depends(check_writer)
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer} for status in (401, 403, 404, 409, 413, 415, 422, 503, 504)
+}
+
+
+def only(model: type[BaseModel]) -> Any:
+    """Refuse query parameters that `model` does not name, and those given twice that stand for one value."""
+    lists = {name for name, field in model.model_fields.items() if "list" in str(field.annotation)}
+
+    async def check(request: Request) -> None:
+        for name in request.query_params:
+            if name not in model.model_fields:
+                wanted = ", ".join(model.model_fields) or "none"
+                raise InvalidRequest(f"{name}: got an unknown query parameter, wanted {wanted}")
+            given = len(request.query_params.getlist(name))
+            if given > 1 and name not in lists:
+                raise InvalidRequest(f"{name}: got {given} values, wanted one")
+
+    return Depends(check)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, dropping it when the caller hangs up first.
+
+    Raises:
+        ClientGone: when the caller hung up.
+    """
+    worker = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(hung_up(request))
+    try:
+        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            return worker.result()
+        raise ClientGone("the caller hung up")
+    finally:
+        await drop(worker, watcher)
+
+
+async def hung_up(request: Request) -> None:
+    """Return when the caller has hung up; the body must have been read, or never be wanted."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def drop(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel what still runs and wait until it has let go."""
+    for task in tasks:
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def model_header(parts: Parts) -> dict[str, str]:
+    """Name the model that was used."""
+    return {"X-Model-ID": parts.model.model_id}
+
+
+def all_failed(request: Request, parts: Parts, errors: Sequence[Exception], extra: Mapping[str, object]) -> Response:
+    """Answer a request in which every crop or entry failed: 422, or 413 when all were too large."""
+    statuses = {status_and_code(type(error))[0] for error in errors}
+    status = 413 if statuses == {413} else 422
+    message = str(errors[0]) if len(errors) == 1 else f"all {len(errors)} failed; the first: {errors[0]}"
+    code = status_and_code(type(errors[0]))[1]
+    return error_answer(request, status=status, code=code, message=message, extra=extra, headers=model_header(parts))
+
+
+def failures(outcomes: Sequence[object]) -> list[Exception]:
+    """Pick the errors out of a request's outcomes."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+
+
+def crop_body(fields: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Describe the four forms of a crop body for /docs; `fields` go beside the crops in forms and JSON."""
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    files = {"crops": {"type": "array", "items": {"type": "string", "format": "binary"}}}
+    texts = {"crops": {"type": "array", "items": {"type": "string", "format": "byte"}}}
+    content = {
+        "multipart/form-data": {"schema": {"type": "object", "properties": {**files, **(fields or {})}}},
+        "application/json": {"schema": {"type": "object", "properties": {**texts, **(fields or {})}}},
+        "image/jpeg": picture,
+        "image/png": picture,
+        "image/webp": picture,
+        "image/bmp": picture,
+        "application/x-npy": picture,
+    }
+    return {"requestBody": {"required": True, "content": content}}

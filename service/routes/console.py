@@ -1,0 +1,33 @@
+"""The page at /: static files, no build step, nothing from other hosts."""
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+FOLDER = Path(__file__).parent.parent / "console"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def page() -> Response:
+    """Send the page; what it shows it asks from the API, with the caller's key."""
+    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+    return FileResponse(FOLDER / "index.html", media_type="text/html", headers=headers)
+
+
+@router.get("/favicon.ico")
+async def favicon() -> Response:
+    """Send nothing: the page carries its own picture."""
+    return Response(status_code=204)
+
+
+def static_files() -> StaticFiles:
+    """Serve the page's script and style."""
+    return StaticFiles(directory=FOLDER)

@@ -1,0 +1,62 @@
+"""POST /embed: crops in, embeddings out."""
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from service.answers import NPY, encoded, json_answer, npy_answer
+from service.errors import InvalidRequest, error_item
+from service.intake import read_intake, require_crops
+from service.pipeline import Embedded
+from service.routes.common import (
+    ERRORS,
+    READS,
+    PartsDep,
+    all_failed,
+    crop_body,
+    failures,
+    model_header,
+    only,
+    unless_gone,
+)
+from service.schemas import EmbedAnswer, EmbedQuery
+
+router = APIRouter(tags=["embed"], dependencies=[READS], responses=ERRORS)
+
+
+@router.post("/embed", dependencies=[only(EmbedQuery)], response_model=EmbedAnswer, openapi_extra=crop_body())
+async def embed_crops(request: Request, query: Annotated[EmbedQuery, Query()], parts: PartsDep) -> Response:
+    """Embed crops; `Accept: application/x-npy` gives float32 [N, D], all or nothing."""
+    parts.pipeline.check_room()
+    intake = await read_intake(request, parts.limits)
+    require_crops(intake)
+    refuse_fields(intake.fields)
+    outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops))
+    results = [
+        {"index": index, "embedding": encoded(outcome.embedding, query.encoding_format)}
+        if isinstance(outcome, Embedded)
+        else {"index": index, "error": error_item(outcome)}
+        for index, outcome in enumerate(outcomes)
+    ]
+    errors = failures(outcomes)
+    wants_npy = NPY in request.headers.get("accept", "")
+    content = {"model_id": parts.model.model_id, "dim": parts.model.dim, "results": results}
+    if len(errors) == len(outcomes):
+        return all_failed(request, parts, errors, content)
+    if not wants_npy:
+        return json_answer(content, headers=model_header(parts))
+    if errors:
+        bad = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Embedded)]
+        raise InvalidRequest(
+            f"crops {bad} failed, the first: {errors[0]}; npy is all or nothing, JSON gives the others"
+        )
+    rows = np.stack([outcome.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
+    return npy_answer(rows, headers=model_header(parts))
+
+
+def refuse_fields(fields: object) -> None:
+    """Refuse fields beside the crops where none means anything."""
+    if isinstance(fields, dict) and fields:
+        raise InvalidRequest(f"got the fields {sorted(fields)} beside the crops, wanted none here")

@@ -1,0 +1,69 @@
+"""Entries and the gallery as a whole: list, show, delete, stored crops, numbers."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+
+from gallery.entry import Entry
+from service.answers import json_answer
+from service.errors import CropNotKept
+from service.routes.common import ERRORS, READS, WRITES, PartsDep, only
+from service.schemas import EntriesAnswer, EntriesQuery, EntryOut, NoQuery, StatsAnswer
+
+router = APIRouter(tags=["gallery"], responses=ERRORS)
+EntryId = Annotated[int, Path(ge=1, lt=2**63)]
+
+
+def entry_out(entry: Entry) -> dict[str, Any]:
+    """Show one entry."""
+    return asdict(entry)
+
+
+@router.get("/gallery", dependencies=[READS, only(EntriesQuery)], response_model=EntriesAnswer)
+async def list_entries(query: Annotated[EntriesQuery, Query()], parts: PartsDep) -> Response:
+    """List entries, newest first."""
+    page = await parts.read(
+        parts.gallery.entries,
+        pid=query.pid,
+        camid=query.camid,
+        since=query.since,
+        until=query.until,
+        limit=query.limit,
+        cursor=query.cursor,
+    )
+    return json_answer({"entries": [entry_out(entry) for entry in page.items], "next_cursor": page.next_cursor})
+
+
+@router.get("/gallery/stats", dependencies=[READS, only(NoQuery)], response_model=StatsAnswer)
+async def show_stats(parts: PartsDep) -> Response:
+    """Show the gallery in numbers."""
+    return json_answer(asdict(await parts.read(parts.gallery.stats)))
+
+
+@router.get("/gallery/entries/{entry_id}", dependencies=[READS, only(NoQuery)], response_model=EntryOut)
+async def show_entry(entry_id: EntryId, parts: PartsDep) -> Response:
+    """Show one entry."""
+    return json_answer(entry_out(await parts.read(parts.gallery.entry, entry_id)))
+
+
+@router.delete("/gallery/entries/{entry_id}", dependencies=[WRITES, only(NoQuery)])
+async def delete_entry(entry_id: EntryId, parts: PartsDep) -> Response:
+    """Delete one entry, durably."""
+    await parts.write(parts.gallery.delete_entry, entry_id)
+    return json_answer({"entry_id": entry_id, "deleted": True})
+
+
+@router.get(
+    "/gallery/entries/{entry_id}/crop",
+    dependencies=[READS, only(NoQuery)],
+    responses={200: {"content": {"image/jpeg": {}}}},
+)
+async def show_crop(entry_id: EntryId, parts: PartsDep) -> Response:
+    """Show the stored crop, where crops are kept."""
+    jpeg = await parts.read(parts.gallery.crop, entry_id)
+    if jpeg is None:
+        raise CropNotKept(f"entry {entry_id} has no stored crop: it came as an embedding, or REID_KEEP_CROPS was off")
+    # An erased person's picture must not live on in a cache.
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,139 @@
+"""GET /search and POST /search: a query in, ranked matches and a decision out."""
+
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from gallery.entry import Filter, Match, SearchResult
+from service.answers import json_answer
+from service.decisions import choose_threshold, decide
+from service.errors import InvalidRequest, error_item
+from service.intake import read_intake, require_crops
+from service.parts import Parts
+from service.pipeline import Embedded
+from service.routes.common import (
+    ERRORS,
+    READS,
+    PartsDep,
+    all_failed,
+    crop_body,
+    failures,
+    model_header,
+    only,
+    unless_gone,
+)
+from service.routes.embed import refuse_fields
+from service.schemas import SearchAnswer, SearchByQuery, SearchQuery
+from service.vectors import from_text, pooled
+
+router = APIRouter(tags=["search"], dependencies=[READS], responses=ERRORS)
+Embedding = npt.NDArray[np.float32]
+
+
+@router.get("/search", dependencies=[only(SearchByQuery)], response_model=SearchAnswer)
+async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -> Response:
+    """Search by an enrolled entry (itself excluded) or by an embedding (base64url of D float32 or float16 values)."""
+    if (query.entry_id is None) == (query.embedding is None):
+        raise InvalidRequest("got both or neither of entry_id and embedding, wanted one; crops go to POST /search")
+    if query.entry_id is not None:
+        row = await parts.read(parts.gallery.embedding, query.entry_id)
+        exclude = frozenset({query.entry_id})
+    else:
+        row = from_text(query.embedding or "", dim=parts.model.dim)
+        exclude = frozenset()
+    answer = await answer_search(parts, row, query, exclude=exclude, embed_ms=None)
+    return json_answer(answer, headers=model_header(parts))
+
+
+@router.post("/search", dependencies=[only(SearchQuery)], response_model=SearchAnswer, openapi_extra=crop_body())
+async def search_crops(request: Request, query: Annotated[SearchQuery, Query()], parts: PartsDep) -> Response:
+    """Search by a crop, or by several crops of one person: their embeddings are averaged."""
+    check_threshold(parts, query)
+    parts.pipeline.check_room()
+    intake = await read_intake(request, parts.limits)
+    require_crops(intake)
+    refuse_fields(intake.fields)
+    started = time.perf_counter()
+    outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops))
+    embed_ms = ms_since(started)
+    rejected = [
+        {"index": index, "error": error_item(outcome)}
+        for index, outcome in enumerate(outcomes)
+        if not isinstance(outcome, Embedded)
+    ]
+    errors = failures(outcomes)
+    if len(errors) == len(outcomes):
+        return all_failed(request, parts, errors, {"rejected": rejected})
+    row = pooled([outcome.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
+    answer = await answer_search(parts, row, query, exclude=frozenset(), embed_ms=embed_ms)
+    return json_answer({**answer, "rejected": rejected}, headers=model_header(parts))
+
+
+async def answer_search(
+    parts: Parts, row: Embedding, query: SearchQuery, *, exclude: frozenset[int], embed_ms: float | None
+) -> dict[str, Any]:
+    """Search and decide.
+
+    Args:
+        row: float32 [D], unit length.
+        exclude: entries that may not match.
+        embed_ms: what the embedding took, None when the query came as one.
+    """
+    threshold = check_threshold(parts, query)
+    started = time.perf_counter()
+    result, best = await parts.read(search_and_compare, parts, row, query, exclude)
+    search_ms = ms_since(started)
+    parts.telemetry.search_seconds.observe(search_ms / 1000)
+    margin = parts.model.thresholds.margin if parts.model.thresholds else 0.0
+    return {
+        "model_id": parts.model.model_id,
+        "decision": decide(best, threshold=threshold, margin=margin),
+        "threshold": threshold,
+        "matches": [match_out(rank, match) for rank, match in enumerate(result.matches[: query.k], start=1)],
+        "searched": {"entries": result.entries, "identities": result.identities},
+        "took_ms": {"embed": embed_ms, "search": search_ms, "rerank": None},
+    }
+
+
+def search_and_compare(
+    parts: Parts, row: Embedding, query: SearchQuery, exclude: frozenset[int]
+) -> tuple[SearchResult, tuple[Match, ...]]:
+    """Search once for the matches, and once more for the two best identities where the matches do not show them."""
+    where = filter_of(query, exclude)
+    if query.group_by == "identity":
+        result = parts.gallery.search(row, k=max(2, query.k), where=where, group_by="identity", pool=query.pool)
+        return result, result.matches
+    result = parts.gallery.search(row, k=query.k, where=where, group_by="entry")
+    return result, parts.gallery.search(row, k=2, where=where, group_by="identity").matches
+
+
+def filter_of(query: SearchQuery, exclude: frozenset[int]) -> Filter:
+    """Turn the parameters into the gallery's filter."""
+    return Filter(
+        pids=frozenset(query.pid),
+        camids=frozenset(query.camid),
+        exclude_camids=frozenset(query.exclude_camid),
+        since=query.since,
+        until=query.until,
+        exclude_entry_ids=exclude,
+    )
+
+
+def check_threshold(parts: Parts, query: SearchQuery) -> float | None:
+    """Settle the threshold, refusing a contradiction before any work is done."""
+    return choose_threshold(parts.model.thresholds, threshold=query.threshold, far=query.far)
+
+
+def match_out(rank: int, match: Match) -> dict[str, Any]:
+    """Show one match."""
+    return {"rank": rank, **asdict(match)}
+
+
+def ms_since(started: float) -> float:
+    """Milliseconds since a perf_counter reading, to the microsecond."""
+    return round((time.perf_counter() - started) * 1000, 3)

@@ -1,0 +1,65 @@
+"""The model, the probes and the metrics."""
+
+from typing import Any
+
+import onnxruntime
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.answers import error_answer, json_answer
+from service.errors import ModelNotReady
+from service.parts import Parts
+from service.routes.common import READS, PartsDep, model_header, only
+from service.schemas import NoQuery
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/model", dependencies=[READS, only(NoQuery)])
+async def show_model(parts: PartsDep) -> Response:
+    """Show which model answers, what it was measured at, and what runs it."""
+    return json_answer(model_out(parts), headers=model_header(parts))
+
+
+def model_out(parts: Parts) -> dict[str, Any]:
+    """Join the manifest and the runtime."""
+    model = parts.model
+    runtime = {"name": "onnxruntime", "version": onnxruntime.__version__, "provider": parts.embedder.provider}
+    return {
+        **model.manifest,
+        "model_id": model.model_id,
+        "space_id": model.space_id,
+        "dim": model.dim,
+        "runtime": runtime,
+    }
+
+
+@router.get("/livez", dependencies=[only(NoQuery)])
+async def livez() -> Response:
+    """Answer while the process does."""
+    return json_answer({"alive": True})
+
+
+@router.get("/readyz", dependencies=[only(NoQuery)])
+async def readyz(request: Request, parts: PartsDep) -> Response:
+    """Answer 200 while crops can be embedded and the gallery searched, else 503 naming the part that cannot."""
+    states = {"model": "ready", "gallery": "ready"}
+    try:
+        parts.pipeline.check_ready()
+    except ModelNotReady as error:
+        states["model"] = str(error)
+        return error_answer(
+            request, status=503, code="model_not_ready", message=f"model: {error}", extra={"parts": states}
+        )
+    return json_answer({"ready": True, "parts": states})
+
+
+@router.get("/metrics", dependencies=[READS, only(NoQuery)])
+async def metrics(parts: PartsDep) -> Response:
+    """Show the metrics in Prometheus' text form."""
+    stats = await parts.read(parts.gallery.stats)
+    parts.telemetry.gallery_entries.set(stats.entries)
+    parts.telemetry.gallery_identities.set(stats.identities)
+    parts.telemetry.waiting.set(parts.pipeline.batcher.waiting)
+    return Response(parts.telemetry.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,300 @@
+"""Requests and answers as models: parameters are validated by them, answers are documented by them."""
+
+import re
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from service.answers import first_problem
+from service.errors import InvalidRequest
+
+MAX_ENTRIES = 1000  # embeddings enrolled by one request
+MAX_PAGE = 1000
+MAX_K = 1000
+MAX_CURSOR = 4096
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def no_control_characters(text: str) -> str:
+    """Refuse what no label needs and what terminals and logs stumble over."""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("should hold no control characters")
+    return text
+
+
+def rfc_3339(value: object) -> object:
+    """Refuse the dates pydantic would also read: numbers, dates without a time, times without an offset."""
+    if not isinstance(value, datetime) and not (isinstance(value, str) and RFC_3339.fullmatch(value)):
+        raise ValueError("should be RFC 3339 with an offset, like 2026-01-31T12:00:00Z (in a URL, + is written %2B)")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(no_control_characters)]
+Moment = Annotated[AwareDatetime, BeforeValidator(rfc_3339)]
+Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoQuery(Strict):
+    """A call without query parameters."""
+
+
+class EmbedQuery(Strict):
+    """Parameters of POST /embed."""
+
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class EnrollQuery(Strict):
+    """Parameters of POST /gallery, for bodies that have no room for fields: a picture, or npy."""
+
+    pid: list[str] = []
+    camid: list[str] = []
+    captured_at: list[str] = []
+    attributes: list[str] = []
+
+
+class PageQuery(Strict):
+    """Parameters every listing has."""
+
+    limit: int = Field(default=100, ge=1, le=MAX_PAGE)
+    cursor: str | None = Field(default=None, max_length=MAX_CURSOR)
+
+
+class EntriesQuery(PageQuery):
+    """Parameters of GET /gallery."""
+
+    pid: Name | None = None
+    camid: Name | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class IdentitiesQuery(PageQuery):
+    """Parameters of GET /gallery/identities."""
+
+    prefix: str = Field(default="", max_length=128)
+
+
+class SearchQuery(Strict):
+    """Parameters of POST /search."""
+
+    k: int = Field(default=10, ge=1, le=MAX_K)
+    group_by: Literal["identity", "entry"] = "identity"
+    pool: Literal["max", "mean"] = "max"
+    pid: list[Name] = []
+    camid: list[Name] = []
+    exclude_camid: list[Name] = []
+    since: Moment | None = None
+    until: Moment | None = None
+    threshold: Cosine | None = None
+    far: float | None = Field(default=None, gt=0, lt=1)
+
+
+class SearchByQuery(SearchQuery):
+    """Parameters of GET /search: those of POST /search, and the query itself."""
+
+    entry_id: int | None = Field(default=None, ge=1, lt=2**63)
+    embedding: str | None = None
+
+
+class Labels(Strict):
+    """What is said about one crop on enrolment."""
+
+    pid: Name
+    camid: Name | None = None
+    captured_at: Moment | None = None
+    attributes: dict[str, Any] = {}
+
+
+class EntryIn(Labels):
+    """One embedding to enroll: a list of floats, or base64 of little-endian float32."""
+
+    embedding: list[Any] | str
+    client_key: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_control_characters)] | None = None
+
+
+class ErrorItem(BaseModel):
+    """Why one crop failed."""
+
+    code: str
+    message: str
+
+
+class ErrorDetail(ErrorItem):
+    """Why a request failed."""
+
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class EmbedResult(BaseModel):
+    """One crop's embedding (a list, or base64 text) or error."""
+
+    index: int
+    embedding: list[float] | str | None = None
+    error: ErrorItem | None = None
+
+
+class EmbedAnswer(BaseModel):
+    """Answer of POST /embed."""
+
+    model_id: str
+    dim: int
+    results: list[EmbedResult]
+
+
+class EnrollResult(BaseModel):
+    """Where one crop landed, or its error."""
+
+    index: int
+    entry_id: int | None = None
+    pid: str | None = None
+    duplicate: bool | None = None
+    error: ErrorItem | None = None
+
+
+class EnrollAnswer(BaseModel):
+    """Answer of POST /gallery."""
+
+    model_id: str
+    results: list[EnrollResult]
+
+
+class MatchOut(BaseModel):
+    """One match."""
+
+    rank: int
+    pid: str
+    cosine: float
+    rerank_distance: float | None
+    entry_id: int
+    camid: str | None
+    captured_at: datetime | None
+    entries: int
+
+
+class Searched(BaseModel):
+    """How much of the gallery the filter admitted."""
+
+    entries: int
+    identities: int
+
+
+class TookMs(BaseModel):
+    """Milliseconds of each step; null for a step that was not needed."""
+
+    embed: float | None
+    search: float
+    rerank: float | None
+
+
+class RejectedCrop(BaseModel):
+    """A query crop that could not be used."""
+
+    index: int
+    error: ErrorItem
+
+
+class SearchAnswer(BaseModel):
+    """Answer of /search; `rejected` (POST only) holds the crops that could not be used."""
+
+    model_id: str
+    decision: Literal["match", "unknown", "ambiguous"]
+    threshold: float | None
+    matches: list[MatchOut]
+    searched: Searched
+    took_ms: TookMs
+    rejected: list[RejectedCrop] = []
+
+
+class EntryOut(BaseModel):
+    """One enrolled entry."""
+
+    entry_id: int
+    pid: str
+    camid: str | None
+    captured_at: datetime | None
+    enrolled_at: datetime
+    attributes: dict[str, Any]
+    model_id: str
+    has_crop: bool
+
+
+class EntriesAnswer(BaseModel):
+    """One page of entries."""
+
+    entries: list[EntryOut]
+    next_cursor: str | None
+
+
+class IdentityOut(BaseModel):
+    """One identity."""
+
+    pid: str
+    entries: int
+    camids: list[str]
+    first_seen: datetime | None
+    last_seen: datetime | None
+
+
+class IdentitiesAnswer(BaseModel):
+    """One page of identities."""
+
+    identities: list[IdentityOut]
+    next_cursor: str | None
+
+
+class IdentityAnswer(BaseModel):
+    """One identity and a page of its entries."""
+
+    identity: IdentityOut
+    entries: list[EntryOut]
+    next_cursor: str | None
+
+
+class ReceiptAnswer(BaseModel):
+    """What an erasure took out, counted per place."""
+
+    pid: str
+    entries: int
+    vectors: int
+    crops: int
+    answers: int
+
+
+class StatsAnswer(BaseModel):
+    """The gallery in numbers."""
+
+    entries: int
+    identities: int
+    cameras: int
+    bytes: int
+    index_type: str
+    space_id: str
+    schema_version: int
+    dim: int
+
+
+def parse_labels(content: object, model: type[Labels] = Labels) -> Labels:
+    """Check the fields of one crop or entry.
+
+    Raises:
+        InvalidRequest: naming the first wrong field, what was got and what was wanted.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InvalidRequest(first_problem(error.errors())) from None

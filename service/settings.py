@@ -1,0 +1,105 @@
+"""Settings: every knob of the service, read from the environment (prefix REID_) or a .env file."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingRefused
+
+PREFIX = "REID_"
+BUNDLED_MODEL = Path(__file__).parent / "model"
+
+
+class Settings(BaseSettings):
+    """Every knob; built once by `python -m service` or by a test, and passed down as an argument."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback only with keys.")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    model: Path = Field(default=BUNDLED_MODEL, description="Artefact folder holding model.onnx and manifest.json.")
+    gallery: Path = Field(default=Path("var/gallery"), description="Gallery folder; made when it is not there.")
+    api_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may read and write.")
+    read_only_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may only read.")
+    allow_anonymous: bool = Field(default=False, description="Allow listening beyond loopback without keys.")
+    max_body_mb: float = Field(default=32.0, gt=0, description="Largest request body, in megabytes of 1,000,000 bytes.")
+    max_crops: int = Field(default=256, ge=1, description="Most crops in one request.")
+    max_pixels: int = Field(default=16_000_000, ge=1, description="Most pixels in one crop, checked before decoding.")
+    batch_max: int = Field(default=16, ge=1, description="Most crops in one forward pass.")
+    batch_wait_ms: float = Field(
+        default=0.0, ge=0, le=1000, description="Wait for a fuller batch; 0 forms a batch whenever the runtime is free."
+    )
+    queue_max: int = Field(default=512, ge=1, description="Most crops waiting for the runtime; beyond it, 503 at once.")
+    deadline_s: float = Field(
+        default=30.0, gt=0, description="Longest time from a read body to its answer, in seconds."
+    )
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        default="auto", description="Execution provider; auto takes CUDA when it is there, else the CPU."
+    )
+    threads: int = Field(
+        default=0, ge=0, description="Threads of the runtime; 0 takes the cores granted to the process."
+    )
+    keep_crops: bool = Field(
+        default=True, description="Keep a small JPEG of every enrolled crop, for people to look at."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on standard error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The body limit in bytes."""
+        return int(self.max_body_mb * 1_000_000)
+
+
+def read_settings() -> Settings:
+    """Build the settings from the environment and .env.
+
+    Raises:
+        SettingRefused: with the first setting that is wrong: what was got and what was wanted.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise SettingRefused(f"{name}: {first['msg']}, got {first['input']!r}; set it or unset it") from None
+
+
+def unknown_settings(names: Iterable[str]) -> list[str]:
+    """Complain about variables that carry our prefix and mean nothing, one sentence each."""
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    complaints = []
+    for name in sorted(names):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            advice = f"did you mean {close[0]}?" if close else "python -m service --help lists the settings"
+            complaints.append(f"{name} is no setting and is ignored; {advice}")
+    return complaints
+
+
+def describe_settings() -> str:
+    """List every setting with its default, for --help."""
+    lines = []
+    for field, details in Settings.model_fields.items():
+        lines.append(f"  {PREFIX + field.upper():22} {details.description} [{shown_default(details.default)}]")
+    return "\n".join(lines)
+
+
+def shown_default(value: object) -> str:
+    """Show a default the way one would type it."""
+    if isinstance(value, SecretStr):
+        return "none"
+    if isinstance(value, Path) and value == BUNDLED_MODEL:
+        return "the bundled model"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return os.fspath(value) if isinstance(value, Path) else str(value)

@@ -1,0 +1,99 @@
+"""Metric names, units and labels in one place, and the form of log lines."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from service.batcher import BatchReport
+from service.manifest import ModelInfo
+
+FAST_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Telemetry:
+    """One application's metrics, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter("reid_requests", "Answered requests.", ("method", "route", "status"), registry=registry)
+        self.request_seconds = self._seconds("reid_request_seconds", "Whole time of a request.", "route")
+        self.refusals = Counter("reid_refusals", "Error answers by code.", ("code",), registry=registry)
+        self.crops = Counter("reid_crops", "Crops by outcome.", ("outcome",), registry=registry)
+        self.batch_size = Histogram(
+            "reid_batch_size", "Crops in one forward pass.", buckets=BATCH_BUCKETS, registry=registry
+        )
+        self.queue_seconds = self._seconds("reid_queue_seconds", "Wait of a batch's oldest crop.")
+        self.inference_seconds = self._seconds("reid_inference_seconds", "One forward pass.")
+        self.decode_seconds = self._seconds("reid_decode_seconds", "Decoding and resizing one crop.")
+        self.search_seconds = self._seconds("reid_search_seconds", "One gallery search.")
+        self.commit_seconds = self._seconds("reid_commit_seconds", "One durable enrolment.")
+        self.gallery_entries = Gauge("reid_gallery_entries", "Enrolled entries.", registry=registry)
+        self.gallery_identities = Gauge("reid_gallery_identities", "Enrolled identities.", registry=registry)
+        self.waiting = Gauge("reid_queue_crops", "Crops waiting for the runtime.", registry=registry)
+        self.model = Gauge(
+            "reid_model_info", "The model in use; always 1.", ("model_id", "space_id", "provider"), registry=registry
+        )
+
+    def _seconds(self, name: str, help_text: str, *labels: str) -> Histogram:
+        return Histogram(name, help_text, labels, buckets=FAST_BUCKETS_S, registry=self.registry)
+
+    def observe_request(self, *, method: str, route: str, status: int, took_s: float, code: str | None) -> None:
+        """Count one answered request; `code` is the error's, None for a good answer."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.request_seconds.labels(route).observe(took_s)
+        if code:
+            self.refusals.labels(code).inc()
+
+    def observe_batch(self, report: BatchReport) -> None:
+        """Record one forward pass."""
+        self.batch_size.observe(report.size)
+        self.queue_seconds.observe(report.waited_s)
+        self.inference_seconds.observe(report.ran_s)
+
+    def count_crops(self, *, embedded: int, refused: int) -> None:
+        """Count one request's crops by what became of them."""
+        self.crops.labels("embedded").inc(embedded)
+        self.crops.labels("refused").inc(refused)
+
+    def describe_model(self, model: ModelInfo, provider: str) -> None:
+        """Publish which model answers."""
+        self.model.labels(model.model_id, model.space_id, provider).set(1)
+
+    def text(self) -> bytes:
+        """Render the metrics in Prometheus' text form."""
+        return generate_latest(self.registry)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": moment, "level": record.levelname.lower()}
+        line |= {"event": record.getMessage(), **getattr(record, "fields", {})}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextLines(logging.Formatter):
+    """One line for people: time, level, event, field=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        line = f"{self.formatTime(record)} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure_logging(*, form: str, level: str) -> None:
+    """Send every log line of the process to standard error in one form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
