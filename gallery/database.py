@@ -19,6 +19,7 @@ from gallery.errors import (
     CorruptStore,
     GalleryLocked,
     GalleryMissing,
+    InvalidRequest,
     NewerSchema,
     StoreError,
     StoreFull,
@@ -101,7 +102,7 @@ class Database:
             GalleryMissing: there is none and create is None.
             GalleryLocked, CorruptStore, NewerSchema, StoreFull, StoreUnavailable.
         """
-        with _disk_errors(folder):
+        with disk_errors(folder):
             if create is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             elif not (folder / FILE).exists():
@@ -123,13 +124,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, with SQLite's errors turned into the gallery's."""
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             yield self.connection
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction: durable when the block ends, undone when it raises."""
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
@@ -147,7 +148,7 @@ class Database:
         left a pid behind).
         """
         draft = self.folder / DRAFT
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             draft.unlink(missing_ok=True)
             self.connection.execute("VACUUM INTO ?", (str(draft),))
             self._close_connection()  # drops the log, which must never meet the new file
@@ -245,10 +246,20 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
         migrate(connection)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _check_size(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_size(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises CorruptStore for a file cut short; SQLite itself reads a missing end of the last page as zeros."""
+    pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if path.stat().st_size < pages * page_bytes:
+        raise CorruptStore(
+            f"{path} has {path.stat().st_size} bytes, wanted {pages * page_bytes}: it was cut short; restore a snapshot"
+        )
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
@@ -266,11 +277,16 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what SQLite and the operating system raise into the gallery's errors."""
     try:
         yield
     except sqlite3.Error as error:
         raise _from_sqlite(error, folder) from error
+    except UnicodeDecodeError as error:  # SQLite quotes damaged text in its message
+        raise CorruptStore(f"the gallery in {folder} has damaged tables; restore a snapshot") from error
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"got text that is not valid Unicode: {error.object!r}; remove the lone surrogates") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"no room left for the gallery in {folder} ({error}); free some space") from error
@@ -282,6 +298,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 def _from_sqlite(error: sqlite3.Error, folder: Path) -> Exception:
     """The gallery's error for SQLite's, or the same one when it is none of the disk's."""
     kinds: dict[int, tuple[type[StoreError], str]] = {
+        sqlite3.SQLITE_ERROR: (CorruptStore, "its tables are not a gallery's; restore a snapshot"),
         sqlite3.SQLITE_FULL: (StoreFull, "free some space, nothing was written"),
         sqlite3.SQLITE_CORRUPT: (CorruptStore, "the file is damaged; restore a snapshot"),
         sqlite3.SQLITE_NOTADB: (CorruptStore, "the file is not a database; restore a snapshot"),

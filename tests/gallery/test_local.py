@@ -1,0 +1,264 @@
+import threading
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from gallery.entry import Stats
+from gallery.errors import (
+    CorruptStore,
+    DimensionMismatch,
+    DuplicateKey,
+    GalleryClosed,
+    GalleryLocked,
+    GalleryMissing,
+    ModelMismatch,
+    NotUnitLength,
+    StoreUnavailable,
+)
+from gallery.index import FlatIndex
+from gallery.local import LocalGallery
+
+HASH = "0123456789abcdef" * 4
+
+
+class FailingIndex:
+    """A FlatIndex that fails in the calls counted by `failures`, over all indexes made from the same list."""
+
+    def __init__(self, dim, failures):
+        self._index = FlatIndex(dim)
+        self._failures = failures
+
+    def __getattr__(self, name):
+        if name in ("add", "remove") and self._failures.pop(0):
+            raise MemoryError(f"no room to {name}")
+        return getattr(self._index, name)
+
+    def __len__(self):
+        return len(self._index)
+
+
+def failing(reopen, *failures):
+    calls = list(failures)
+    return reopen(make_index=lambda dim: FailingIndex(dim, calls))
+
+
+def test_embeddings_come_back_bit_for_bit(gallery, enroll, new, reopen):
+    entries = [new() for _ in range(20)]
+    ids = enroll(*entries)
+    for entry_id, entry in zip(ids, entries, strict=True):
+        assert gallery.embedding(entry_id).tobytes() == entry.embedding.tobytes()
+    gallery.close()
+    with reopen() as opened:
+        for entry_id, entry in zip(ids, entries, strict=True):
+            assert opened.embedding(entry_id).tobytes() == entry.embedding.tobytes()
+
+
+def test_returned_embedding_is_the_callers_own(gallery, enroll, new):
+    entry = new()
+    enroll(entry)
+    gallery.embedding(1)[:] = 0
+    assert np.array_equal(gallery.embedding(1), entry.embedding)
+
+
+def test_crop_comes_back_and_goes_with_its_entry(gallery, enroll, new):
+    enroll(new(crop_jpeg=b"\xff\xd8 jpeg"), new())
+    assert gallery.crop(1) == b"\xff\xd8 jpeg"
+    assert gallery.crop(2) is None
+
+
+def test_enrolled_at_is_the_clocks_time(reopen, new):
+    now = datetime(2026, 11, 22, 12, 0, 0, 7, tzinfo=UTC)
+    with reopen(clock=lambda: now) as gallery:
+        gallery.enroll([new()], space_id="space-1")
+        assert gallery.entry(1).enrolled_at == now
+
+
+def test_same_bytes_under_the_same_pid_are_enrolled_once(gallery, enroll, new):
+    enroll(new("ann", content_hash=HASH))
+    again, other = gallery.enroll([new("ann", content_hash=HASH), new("bob", content_hash=HASH)], space_id="space-1")
+    assert (again.entry_id, again.duplicate) == (1, True)
+    assert (other.entry_id, other.duplicate) == (2, False)
+    assert gallery.stats().entries == 2
+
+
+def test_duplicates_within_a_batch_are_enrolled_once(gallery, new):
+    results = gallery.enroll(
+        [new(content_hash=HASH), new(), new(content_hash=HASH), new(client_key="k", content_hash=HASH)],
+        space_id="space-1",
+    )
+    assert [(one.entry_id, one.duplicate) for one in results] == [(1, False), (2, False), (1, True), (1, True)]
+
+
+def test_client_key_with_the_same_content_names_the_standing_entry(gallery, enroll, new):
+    entry = new(client_key="k", content_hash=HASH)
+    enroll(entry)
+    same_vector = new(client_key="k", embedding=entry.embedding)
+    same_bytes = new(client_key="k", content_hash=HASH)
+    results = gallery.enroll([same_vector, same_bytes], space_id="space-1")
+    assert [(one.entry_id, one.duplicate) for one in results] == [(1, True), (1, True)]
+
+
+def test_client_key_with_other_content_enrolls_nothing(gallery, enroll, new):
+    entry = new("ann", client_key="k")
+    enroll(entry)
+    for other in (new("ann", client_key="k"), new("bob", client_key="k", embedding=entry.embedding)):
+        with pytest.raises(DuplicateKey, match="client_key 'k' stands for entry 1"):
+            enroll(new("cyd"), other)
+    assert gallery.stats().entries == 1
+    assert gallery.entries(pid="cyd").items == ()
+
+
+def test_bad_entry_keeps_the_whole_batch_out(gallery, enroll, new, unit):
+    with pytest.raises(DimensionMismatch):
+        enroll(new(), new(embedding=unit(dim=9)))
+    with pytest.raises(NotUnitLength):
+        enroll(new(), new(embedding=np.zeros(8, np.float32)))
+    assert gallery.stats().entries == 0
+
+
+def test_embedding_of_another_space_is_refused(gallery, new):
+    with pytest.raises(ModelMismatch, match=r"'space-2'.*'space-1'.*new folder"):
+        gallery.enroll([new()], space_id="space-2")
+    assert gallery.stats().entries == 0
+
+
+def test_gallery_of_another_space_or_dimension_is_refused_at_open(gallery, reopen):
+    gallery.close()
+    with pytest.raises(ModelMismatch, match=r"'space-2'.*'space-1'.*new folder"):
+        reopen(space_id="space-2")
+    with pytest.raises(DimensionMismatch, match="dimension 9, .* holds 8; .*new folder"):
+        reopen(dim=9)
+    with pytest.raises(DimensionMismatch, match="got dim 0"):
+        reopen(dim=0)
+    reopen().close()  # the refusals have freed the folder
+
+
+def test_folder_that_is_open_is_refused(gallery, reopen):
+    with pytest.raises(GalleryLocked, match="open in another process"):
+        reopen()
+    gallery.close()
+    reopen().close()
+
+
+def test_reopen_takes_the_space_from_the_store(tmp_path, gallery, enroll, new):
+    enroll(new())
+    gallery.close()
+    with LocalGallery.reopen(tmp_path / "gallery") as opened:
+        assert (opened.space_id, opened.dim, opened.stats().entries) == ("space-1", 8, 1)
+
+
+def test_reopen_makes_no_gallery(tmp_path):
+    with pytest.raises(GalleryMissing, match="holds no gallery"):
+        LocalGallery.reopen(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_entry_ids_are_never_used_again(gallery, enroll, new, reopen):
+    enroll(new(), new("bob"))
+    gallery.delete_entry(2)
+    gallery.delete_identity("ann")
+    gallery.close()
+    with reopen() as opened:
+        assert opened.enroll([new()], space_id="space-1")[0].entry_id == 3
+
+
+def test_deleted_entry_is_found_no_more(gallery, enroll, new):
+    entry = new()
+    enroll(entry, new(), new("bob"))
+    gallery.delete_entry(1)
+    matches = gallery.search(entry.embedding, k=10, group_by="entry").matches
+    assert sorted(match.entry_id for match in matches) == [2, 3]
+    assert gallery.search(entry.embedding, k=10).matches[0].entries == 1
+
+
+def test_stats_count_what_is_there(gallery, enroll, new):
+    enroll(new(camid="north"), new(camid="south"), new("bob", camid="north"), new("cyd"))
+    gallery.delete_identity("cyd")
+    stats = gallery.stats()
+    assert stats == Stats(3, 2, 2, stats.bytes, "flat", "space-1", 1, 8)
+    assert stats.bytes > 0
+
+
+def test_closed_gallery_says_so(gallery, unit):
+    gallery.close()
+    gallery.close()
+    for ask in (gallery.stats, lambda: gallery.search(unit(), k=1), lambda: gallery.enroll([], space_id="space-1")):
+        with pytest.raises(GalleryClosed, match="open it again"):
+            ask()
+
+
+def test_index_that_fails_after_the_commit_is_rebuilt(reopen, new):
+    entry = new()
+    with failing(reopen, True, False, True, False) as gallery:
+        gallery.enroll([entry], space_id="space-1")  # the add fails, the rebuild does not
+        assert gallery.search(entry.embedding, k=1).matches[0].entry_id == 1
+        assert gallery.faults() == []
+        receipt = gallery.delete_identity("ann")  # the remove fails; there is nothing to rebuild from
+        assert receipt.vectors == 1
+        assert gallery.search(entry.embedding, k=1).matches == ()
+
+
+def test_index_that_cannot_be_rebuilt_refuses_to_search(reopen, new):
+    entry = new()
+    with failing(reopen, True, True, False) as gallery:
+        with pytest.raises(MemoryError):
+            gallery.enroll([entry], space_id="space-1")
+        with pytest.raises(StoreUnavailable, match="open the gallery again"):
+            gallery.search(entry.embedding, k=1)
+        gallery.enroll([new("bob")], space_id="space-1")  # the next write brings it back in step
+        assert gallery.search(entry.embedding, k=2).identities == 2
+
+
+def test_deletion_brings_a_failed_index_back_in_step(reopen, new):
+    with failing(reopen, True, True, False) as gallery:
+        with pytest.raises(MemoryError):
+            gallery.enroll([new("ann"), new("bob")], space_id="space-1")
+        gallery.delete_identity("ann")
+        assert gallery.search(new().embedding, k=2).identities == 1
+
+
+def test_searches_and_writes_from_many_threads_stay_in_step(gallery, new, unit):
+    batches = [[new(f"p{worker}", content_hash=f"{worker:062x}{n:02x}") for n in range(5)] for worker in range(8)]
+    query, errors = unit(), []
+
+    def write(batch):
+        gallery.enroll(batch[:3], space_id="space-1")
+        gallery.enroll(batch, space_id="space-1")
+        gallery.delete_entry(gallery.entries(pid=batch[0].pid).items[0].entry_id)
+
+    def read():
+        for _ in range(30):
+            result = gallery.search(query, k=100, group_by="entry")
+            if len(result.matches) != result.entries:
+                errors.append(result)
+
+    threads = [threading.Thread(target=write, args=(batch,)) for batch in batches]
+    threads += [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert (gallery.stats().entries, gallery.faults()) == (8 * 4, [])
+
+
+def test_faults_name_an_index_that_differs_from_the_store(gallery, enroll, new, unit):
+    enroll(new(), new("bob"))
+    memory = gallery._memory
+    memory.index.remove(np.array([2]))
+    memory.index.add(np.array([2]), unit(1))
+    assert gallery.faults() == ["entry 2 differs between the index and the store"]
+    memory.remove([2])
+    assert gallery.faults() == [
+        "entry 2 differs between the index and the store",
+        "the index holds 1 entries, the store 2",
+    ]
+
+
+def test_damaged_crop_is_not_handed_out(gallery, enroll, new):
+    enroll(new(crop_jpeg=b"jpeg"))
+    gallery._store.database.connection.execute("UPDATE crops SET jpeg = x'00'")
+    with pytest.raises(CorruptStore, match="crop of entry 1 fails its checksum"):
+        gallery.crop(1)
+    assert gallery.faults() == ["the crop of entry 1 fails its checksum"]
