@@ -82,9 +82,9 @@ def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
-        message = f"no such path: {request.url.path}; GET /docs lists the paths"
+        message = f"no such path: {request.url.path}; GET /docs lists the calls"
     if error.status_code == 405:
-        message = f"{request.method} is not offered on {request.url.path}; see the Allow header"
+        message = f"{request.method} is not offered on {request.url.path}; GET /docs lists the calls"
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     return error_answer(request, status=error.status_code, code=code, message=message, headers=error.headers)
 

@@ -188,7 +188,10 @@ class Batcher(Generic[T, U]):
         """Take up to batch_max items off the queue, oldest job first; pairs each job with its own items."""
         shares: list[tuple[_Job[T, U], list[T]]] = []
         space = self._batch_max
-        for job in [job for job in self._jobs if not job.future.done()]:
+        for job in list(self._jobs):
+            if job.future.done():  # its caller left a moment ago, and the callback has not run yet
+                del self._jobs[job]
+                continue
             share = list(job.items[job.taken : job.taken + space])
             shares.append((job, share))
             job.taken += len(share)

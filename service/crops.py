@@ -52,7 +52,7 @@ def decode(content: bytes | Pixels, *, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(f"{error}; wanted at most {max_pixels} pixels, send the crop alone") from None
     except UnidentifiedImageError:
         raise UndecodableImage(
-            f"got {len(content)} bytes beginning {content[:8]!r}, wanted a JPEG, PNG, WebP or BMP picture"
+            f"got {len(content)} bytes beginning {content[:8]!r}, wanted a whole JPEG, PNG, WebP or BMP picture"
         ) from None
     except (
         Exception

@@ -130,8 +130,8 @@ def check_threshold(parts: Parts, query: SearchQuery) -> float | None:
 
 
 def match_out(rank: int, match: Match) -> dict[str, Any]:
-    """Show one match."""
-    return {"rank": rank, **asdict(match)}
+    """Show one match; float32 rounding may leave a cosine a hair outside -1..1."""
+    return {"rank": rank, **asdict(match), "cosine": min(1.0, max(-1.0, match.cosine))}
 
 
 def ms_since(started: float) -> float:

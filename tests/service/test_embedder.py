@@ -1,0 +1,126 @@
+"""Loading artefacts and running them."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from service.embedder import Embedder, check_output, granted_cores
+from service.errors import ArtefactRefused, InferenceFailed, SettingRefused
+
+CROPS = np.random.default_rng(3).integers(0, 256, size=(33, 32, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(name="embedder")
+def embedder_fixture(tiny):
+    return Embedder.open(tiny, provider="cpu", threads=1)
+
+
+def test_rows_have_unit_length(embedder):
+    rows = embedder.embed(CROPS)
+    assert rows.shape == (33, 16) and rows.dtype == np.float32
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_a_crop_alone_and_in_a_batch_gives_the_same_row(embedder):
+    together = embedder.embed(CROPS)
+    alone = np.concatenate([embedder.embed(crop[None]) for crop in CROPS])
+    assert np.abs(together - alone).max() < 1e-5
+
+
+def test_the_provider_in_use_is_named(embedder):
+    assert embedder.provider == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("damage", [lambda model: model[:-1], lambda model: model + b"\0", lambda model: b""])
+def test_a_model_whose_bytes_are_not_the_manifests_is_refused(artefact, tmp_path, damage):
+    folder = artefact(tmp_path)
+    model = folder / "model.onnx"
+    model.write_bytes(damage(model.read_bytes()))
+    with pytest.raises(ArtefactRefused, match=r"model\.onnx: got sha256 [0-9a-f]{64}, wanted model_id [0-9a-f]{64}"):
+        Embedder.open(folder)
+
+
+def test_a_missing_model_is_refused(artefact, tmp_path):
+    (artefact(tmp_path) / "model.onnx").unlink()
+    with pytest.raises(ArtefactRefused, match=r"model\.onnx: got No such file"):
+        Embedder.open(tmp_path)
+
+
+def test_bytes_that_are_no_onnx_are_refused_in_one_line(artefact, tmp_path):
+    with pytest.raises(ArtefactRefused, match="wanted one self-contained ONNX file") as refusal:
+        Embedder.open(artefact(tmp_path, model=b"nonsense"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_weights_outside_the_file_are_refused(artefact, graph, tmp_path):
+    model = graph()
+    (weights,) = [tensor for tensor in model.graph.initializer if tensor.name == "weights"]
+    (tmp_path / "outside.bin").write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    location = weights.external_data.add()
+    location.key, location.value = "location", "outside.bin"
+    with pytest.raises(ArtefactRefused, match="wanted one self-contained ONNX file"):
+        Embedder.open(artefact(tmp_path, model=model.SerializeToString()))
+
+
+def test_a_graph_of_another_size_than_the_manifests_is_refused(artefact, graph, tmp_path):
+    model = graph(dim=8).SerializeToString()
+    with pytest.raises(ArtefactRefused, match=r"output: got .*8.*wanted embeddings tensor\(float\) \[None, 16\]"):
+        Embedder.open(artefact(tmp_path, model=model))
+
+
+def test_a_graph_with_other_names_than_the_manifests_is_refused(artefact, tmp_path):
+    with pytest.raises(ArtefactRefused, match=r"output: got .*wanted vectors"):
+        Embedder.open(artefact(tmp_path, output={"name": "vectors"}))
+
+
+def test_a_graph_with_a_fixed_batch_is_refused(artefact, graph, tmp_path):
+    model = graph()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(ArtefactRefused, match="input: got"):
+        Embedder.open(artefact(tmp_path, model=model.SerializeToString()))
+
+
+def test_a_graph_that_takes_floats_is_refused(artefact, graph, tmp_path):
+    model = graph()
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    with pytest.raises(ArtefactRefused, match=r"wanted crops tensor\(uint8\)"):
+        Embedder.open(artefact(tmp_path, model=model.SerializeToString()))
+
+
+def test_a_model_whose_rows_are_not_of_unit_length_is_refused(artefact, graph, tmp_path):
+    with pytest.raises(ArtefactRefused, match="got rows of length"):
+        Embedder.open(artefact(tmp_path, model=graph(normalise=False).SerializeToString()))
+
+
+def test_rows_that_are_not_finite_fail_the_pass(embedder):
+    class Session:
+        def run(self, names, feed):
+            return [np.full((1, 16), np.nan, dtype=np.float32)]
+
+    broken = Embedder(embedder.model, Session(), "none")
+    with pytest.raises(InferenceFailed, match="wanted finite"):
+        broken.embed(CROPS[:1])
+    with pytest.raises(ArtefactRefused, match="on two test crops"):
+        check_output("model.onnx", broken)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_not_to_be_had_is_refused(tiny, provider):
+    with pytest.raises(SettingRefused, match=f"REID_PROVIDER={provider}: .*wanted"):
+        Embedder.open(tiny, provider=provider)
+
+
+@pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("150000 100000", 2)])
+def test_granted_cores_obey_the_containers_quota(tmp_path, quota, most):
+    (tmp_path / "cpu.max").write_text(quota)
+    assert 1 <= granted_cores(tmp_path) <= most
+
+
+@pytest.mark.parametrize("quota", ["max 100000", "nonsense", None])
+def test_without_a_quota_every_core_is_granted(tmp_path, quota):
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert granted_cores(tmp_path) == granted_cores(tmp_path / "nowhere") >= 1
