@@ -1,0 +1,29 @@
+"""One call to the ONNX exporter: names, dynamic batch, opset, everything in a single file."""
+
+from pathlib import Path
+
+import onnx
+import torch
+from torch.export import Dim
+
+from exporter.graph import INPUT, OUTPUT, EmbeddingGraph
+
+OPSET = 20  # newest that every runtime we target reads
+
+
+def write_onnx(graph: EmbeddingGraph, path: Path, *, height: int, width: int) -> None:
+    """Writes the graph as one self-contained ONNX file with a dynamic batch, and checks that it is well formed."""
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        graph.eval(),
+        (example,),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes={"crops": {0: Dim("batch")}},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None  # only the older exporter returns None
+    program.save(str(path), external_data=False)
+    onnx.checker.check_model(str(path), full_check=True)

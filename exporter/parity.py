@@ -1,0 +1,80 @@
+"""The gate of every export: the runtime must give what torch gives, row by row, at several batch sizes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from training import synthetic
+from training.evaluate import Embed
+
+BATCH_SIZES = (1, 2, 7, 32)
+NUM_NEIGHBOURS = 5
+LEAST_COSINE = {"fp32": 0.9999, "int8": 0.85}  # of the worst row; int8's true cost is the mAP in its manifest
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of an artefact with torch in fp32: worst and mean cosine over the crops of every batch size."""
+
+    worst_cosine: float
+    mean_cosine: float
+    num_crops: int
+    batch_sizes: tuple[int, ...]
+
+
+def drawn_crops(count: int, *, height: int, width: int) -> np.ndarray:
+    """Returns uint8 [count, height, width, 3]: drawn people, each another identity."""
+    rng = np.random.default_rng(0)
+    cameras = [synthetic.draw_camera(rng) for _ in range(4)]
+    drawn = (synthetic.draw_crop(synthetic.draw_person(rng), cameras[index % 4], rng) for index in range(count))
+    return np.stack([np.asarray(image.resize((width, height))) for image in drawn])
+
+
+def runtime_embedder(path: Path) -> Embed:
+    """Returns the embed function of an ONNX file on ONNX Runtime's CPU provider."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def embed(crops: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(None, {name: crops})[0])
+
+    return embed
+
+
+def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: str) -> Parity:
+    """Compares both on batches cut from uint8 crops [N, H, W, 3]; N >= 42 so that every batch size is met.
+
+    Raises ValueError naming the worst row: its cosine to torch, a length other than 1, an output that depends on its batch, or
+    (fp32) neighbours in another order.
+    """
+    expected = reference(crops)
+    worst, total, start = 1.0, 0.0, 0
+    got = np.zeros_like(expected)
+    for size in BATCH_SIZES:
+        got[start : start + size] = exported(crops[start : start + size])
+        start += size
+    cosines = np.sum(got[:start] * expected[:start], axis=1)
+    norms = np.linalg.norm(got[:start], axis=1)
+    worst, total = float(cosines.min()), float(cosines.mean())
+    if worst < LEAST_COSINE[precision]:
+        row = int(cosines.argmin())
+        raise ValueError(f"parity: got cosine {worst:.6f} to torch at row {row}, wanted at least {LEAST_COSINE[precision]}")
+    if not np.allclose(norms, 1, atol=1e-4):
+        row = int(np.abs(norms - 1).argmax())
+        raise ValueError(f"parity: got an embedding of length {norms[row]:.6f} at row {row}, wanted 1")
+    together = exported(crops[: BATCH_SIZES[-1]])
+    apart = np.concatenate([exported(crops[row : row + 1]) for row in range(BATCH_SIZES[-1])])
+    if (difference := float(np.abs(together - apart).max())) > 1e-4:
+        raise ValueError(f"parity: an embedding changes by {difference:.6f} with the batch it is in, wanted at most 0.0001")
+    if precision == "fp32" and not np.array_equal(_neighbours(got[:start]), _neighbours(expected[:start])):
+        raise ValueError(f"parity: got other nearest neighbours than torch among {start} crops")
+    return Parity(worst_cosine=round(worst, 6), mean_cosine=round(total, 6), num_crops=start, batch_sizes=BATCH_SIZES)
+
+
+def _neighbours(embeddings: np.ndarray) -> np.ndarray:
+    """Returns int [N, NUM_NEIGHBOURS]: each row's nearest other rows, as sets (near-ties may swap places)."""
+    cosine = embeddings @ embeddings.T
+    np.fill_diagonal(cosine, -np.inf)
+    return np.sort(np.argsort(-cosine, axis=1, kind="stable")[:, :NUM_NEIGHBOURS], axis=1)

@@ -1,0 +1,114 @@
+"""The BNNeck network: torchvision's ResNet without its classifier, global average pooling, and the neck.
+
+Shapes: B batch, C channels of the last stage (512 or 2048), I training identities, H x W feature map.
+
+Luo et al. 2019, section IV-F. Where the paper is silent we follow the authors' released code: the BN's bias stays 0, the
+classifier has no bias and starts at N(0, 0.001). We keep the ReLU after the stem's BN, which the released code left out.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from training.config import Backbone
+
+
+class BNNeckOutput(NamedTuple):
+    """f_t [B, C] before the neck, f_i [B, C] after it, logits [B, I] of the identities."""
+
+    f_t_BC: Tensor
+    f_i_BC: Tensor
+    logits_BI: Tensor
+
+
+class BNNeck(nn.Module):
+    """ResNet -> f_t -> BN without shift -> f_i -> classifier without bias."""
+
+    def __init__(self, *, backbone: Backbone, num_ids: int, last_stride: int) -> None:
+        super().__init__()
+        network = getattr(torchvision.models, backbone)(weights=None)
+        dim = network.fc.in_features
+        network.fc = nn.Identity()  # pooling and flattening stay: the network now returns f_t
+        set_last_stride(network, last_stride)
+        self.backbone = network
+        self.neck = nn.BatchNorm1d(dim)
+        self.neck.bias.requires_grad_(False)
+        self.classifier = nn.Linear(dim, num_ids, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)  # released code
+
+    def forward(self, images_B3HW: Tensor) -> BNNeckOutput:
+        f_t_BC = self.backbone(images_B3HW)
+        f_i_BC = self.neck(f_t_BC)
+        return BNNeckOutput(f_t_BC, f_i_BC, self.classifier(f_i_BC))
+
+
+def set_last_stride(network: nn.Module, stride: int) -> None:
+    """Sets the stride of the last stage; 1 gives a 16 x 8 feature map for 256 x 128 and costs no parameter."""
+    block = network.layer4[0]
+    convolution = block.conv2 if hasattr(block, "conv3") else block.conv1  # Bottleneck strides in its 3 x 3, BasicBlock first
+    convolution.stride = block.downsample[0].stride = (stride, stride)
+
+
+def stages(model: BNNeck) -> list[list[nn.Module]]:
+    """Returns the backbone in the five parts that `frozen_stages` counts: the stem, then layer1 to layer4."""
+    net = model.backbone
+    return [[net.conv1, net.bn1], [net.layer1], [net.layer2], [net.layer3], [net.layer4]]
+
+
+def freeze(model: BNNeck, num_stages: int) -> None:
+    """Keeps the first `num_stages` parts of the backbone out of the gradient."""
+    for part in stages(model)[:num_stages]:
+        for module in part:
+            module.requires_grad_(False)
+
+
+def set_training(model: BNNeck, num_frozen_stages: int) -> None:
+    """Puts the model in training mode while frozen parts keep their batch-norm statistics."""
+    model.train()
+    for part in stages(model)[:num_frozen_stages]:
+        for module in part:
+            module.eval()
+
+
+def load_backbone(model: BNNeck, weights: str, *, backbone: Backbone) -> None:
+    """Loads the backbone from torchvision ("IMAGENET1K_V1", "IMAGENET1K_V2"), a local file, or "none".
+
+    A local file is a state dict (.pth, .pt) or safetensors with torchvision's key names under any prefix; one of our own
+    checkpoints serves too, and then brings its neck. The classifier is never loaded: identities differ.
+    Raises ValueError when the file is not there, is no state dict, or lacks parts of this network.
+    """
+    if weights == "none":
+        return
+    state = read_weights(weights, backbone)
+    anchors = [key for key in state if key.endswith("layer1.0.conv1.weight")]
+    if len(anchors) != 1:
+        raise ValueError(f"{weights}: got {len(state)} tensors without one 'layer1.0.conv1.weight', wanted a torchvision ResNet")
+    prefix = anchors[0].removesuffix("layer1.0.conv1.weight")
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    wanted = model.backbone.state_dict()
+    wrong = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
+    if wrong:
+        raise ValueError(f"{weights}: {len(wrong)} tensors are missing or of another shape, first {wrong[0]}: another backbone?")
+    model.backbone.load_state_dict({key: found[key] for key in wanted})
+    neck = {key.removeprefix("neck."): value for key, value in state.items() if key.startswith("neck.")}
+    if neck:
+        model.neck.load_state_dict(neck)
+
+
+def read_weights(weights: str, backbone: Backbone) -> dict[str, Tensor]:
+    """Reads a state dict from torchvision or a file; files are never unpickled beyond tensors."""
+    if weights.startswith("IMAGENET1K"):
+        name = {"resnet18": "ResNet18", "resnet50": "ResNet50"}[backbone]
+        return torchvision.models.get_weight(f"{name}_Weights.{weights}").get_state_dict(progress=True)
+    path = Path(weights)
+    if not path.is_file():
+        raise ValueError(f"--backbone-weights: got {weights!r}, wanted IMAGENET1K_V1, IMAGENET1K_V2, none or a file")
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # every reader has its own family of errors
+        raise ValueError(f"{path}: got a file that cannot be read as weights ({type(error).__name__}: {error})") from error
+    return loaded.get("state_dict", loaded)
