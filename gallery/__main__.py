@@ -65,5 +65,5 @@ def _faults(folder: Path) -> list[str]:
     return faults
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover (runs in a process of its own)
     sys.exit(main())

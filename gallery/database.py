@@ -286,7 +286,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # SQLite quotes damaged text in its message
         raise CorruptStore(f"the gallery in {folder} has damaged tables; restore a snapshot") from error
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"got text that is not valid Unicode: {error.object!r}; remove the lone surrogates") from error
+        raise InvalidRequest(
+            f"got text that is not valid Unicode: {error.object!r}; remove the lone surrogates"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"no room left for the gallery in {folder} ({error}); free some space") from error

@@ -152,7 +152,7 @@ class Store:
             cursor = connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id")
             while batch := cursor.fetchmany(BATCH):
                 for row in batch:
-                    if (fault := _fault(row, self.space.dim)) is not None:
+                    if (fault := row_fault(row, self.space.dim)) is not None:
                         raise CorruptStore(f"{fault}; restore a snapshot, or run python -m gallery verify to see all")
                 joined = b"".join(row[1] for row in batch)
                 embeddings = np.frombuffer(joined, "<f4").reshape(-1, self.space.dim)
@@ -168,7 +168,7 @@ class Store:
             for table, rowid, *_ in connection.execute("PRAGMA foreign_key_check"):
                 yield f"{table}: row {rowid} belongs to nothing"
             for row in connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id"):
-                if (fault := _fault(row, self.space.dim)) is not None:
+                if (fault := row_fault(row, self.space.dim)) is not None:
                     yield fault
             for entry_id, crc, jpeg in connection.execute("SELECT entry_id, crc, jpeg FROM crops ORDER BY entry_id"):
                 if not _is_sound_crop(crc, jpeg):
@@ -184,7 +184,7 @@ def row_crc(keys: Sequence[object], embedding: bytes) -> int:
     return zlib.crc32(embedding, zlib.crc32(json.dumps(keys).encode("ascii")))
 
 
-def _fault(row: Sequence[Any], dim: int) -> str | None:
+def row_fault(row: Sequence[Any], dim: int) -> str | None:
     """What is wrong with a row of (crc, embedding, *KEYS), None when it is sound."""
     crc, embedding, *keys = row
     try:

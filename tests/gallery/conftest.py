@@ -17,7 +17,7 @@ Unit = Callable[..., NDArray[np.float32]]
 
 @pytest.fixture
 def unit() -> Unit:
-    """unit(): one unit row float32 [8]; unit(n): n of them; unit(n, dim): of another length. Same ones in every test."""
+    """unit(): one unit row float32 [8]; unit(n): n of them; dim: another length. The same ones in every test."""
     rng = np.random.default_rng(7)
 
     def make(num: int | None = None, dim: int = 8) -> NDArray[np.float32]:

@@ -220,6 +220,11 @@ def test_errors_of_the_operating_system_are_translated(tmp_path, number, kind):
         raise OSError(number, "by the operating system")
 
 
+def test_damaged_text_in_sqlites_messages_is_damage(tmp_path):
+    with pytest.raises(CorruptStore, match="damaged tables"), disk_errors(tmp_path):
+        b"\xff".decode()
+
+
 def test_errors_that_are_not_the_disks_pass_unchanged(folder):
     database = Database.open(folder, create=None)
     with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
