@@ -1,7 +1,7 @@
 """Exports a checkpoint for the service: export, check, write, in that order.
 
-    python -m exporter.run runs/market artefact
-    python -m exporter.run runs/market artefact-int8 --precision int8 --calibrate Market-1501 --data Market-1501
+python -m exporter.run runs/market artefact
+python -m exporter.run runs/market artefact-int8 --precision int8 --calibrate Market-1501 --data Market-1501
 """
 
 import argparse
@@ -26,12 +26,16 @@ LICENCE_NOTE = "The weights inherit the terms of the data and of the initial wei
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m exporter.run", description="Export a checkpoint to ONNX, checked against torch.")
+    parser = argparse.ArgumentParser(
+        prog="python -m exporter.run", description="Export a checkpoint to ONNX, checked against torch."
+    )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="run folder that training.run wrote")
     parser.add_argument("out", type=Path, metavar="OUT", help="artefact folder to make: model.onnx and manifest.json")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="arithmetic of the network (default fp32)")
     parser.add_argument("--calibrate", type=Path, metavar="DIR", help="dataset folder whose training crops int8 is calibrated on")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="dataset folder: measure the exported file itself on its test lists")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="dataset folder: measure the exported file itself on its test lists"
+    )
     parser.add_argument("--licence-note", default=LICENCE_NOTE, metavar="TEXT", help="terms of use, kept in the manifest")
     args = parser.parse_args(argv)
     if (args.precision == "int8") != (args.calibrate is not None):

@@ -1,8 +1,8 @@
 """Checkpoints: weights as safetensors, everything else as readable JSON beside them, each written whole or not at all.
 
-    RUN/checkpoint.safetensors   the model's tensors
-    RUN/checkpoint.json          configuration, number of identities, epoch, metrics
-    RUN/resume.pt                the optimiser's state, for --resume only
+RUN/checkpoint.safetensors   the model's tensors
+RUN/checkpoint.json          configuration, number of identities, epoch, metrics
+RUN/resume.pt                the optimiser's state, for --resume only
 """
 
 import json

@@ -135,4 +135,5 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     known = {item.name for item in fields(TrainConfig)}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"training configuration has unknown fields {unknown}: it was written by another version")
-    return TrainConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    parsed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return TrainConfig(**parsed)

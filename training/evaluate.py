@@ -1,7 +1,7 @@
 """From crops to figures: embeds query and gallery, ranks, and scores them.
 
-    python -m training.evaluate runs/market --data Market-1501
-    python -m training.evaluate service/model --data Market-1501
+python -m training.evaluate runs/market --data Market-1501
+python -m training.evaluate service/model --data Market-1501
 """
 
 import argparse
@@ -146,7 +146,9 @@ def table(result: EvalResult) -> str:
         f"  {result.num_valid_queries:,} valid of {result.num_queries:,} queries against {result.num_gallery:,} gallery crops",
     ]
     for rate, threshold in result.far.items():
-        lines.append(f"  false-accept rate {rate:>6}: cosine >= {threshold:.4f} accepts {100 * result.tpr[rate]:.1f} % of genuine pairs")
+        lines.append(
+            f"  false-accept rate {rate:>6}: cosine >= {threshold:.4f} accepts {100 * result.tpr[rate]:.1f} % of genuine pairs"
+        )
     return "\n".join(lines)
 
 
@@ -160,8 +162,12 @@ def artefact_embedder(folder: Path) -> tuple[Embed, dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description="Score a checkpoint or an exported artefact.")
-    parser.add_argument("model", type=Path, metavar="CHECKPOINT_OR_ARTEFACT", help="folder that training.run or exporter.run wrote")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description="Score a checkpoint or an exported artefact."
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="CHECKPOINT_OR_ARTEFACT", help="folder that training.run or exporter.run wrote"
+    )
     parser.add_argument("--data", type=Path, required=True, help="Market-1501-layout folder with query/ and bounding_box_test/")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     args = parser.parse_args(argv)

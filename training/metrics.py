@@ -39,7 +39,9 @@ class QueryScores:
 def junk_mask(query: Ids, gallery: Ids) -> np.ndarray:
     """Returns bool [Q, G]: same identity seen by the same camera."""
     same_pid_QG = query.pids[:, None] == gallery.pids[None, :]
-    return same_pid_QG & (query.camids[:, None] == gallery.camids[None, :])
+    same_camid_QG = query.camids[:, None] == gallery.camids[None, :]
+    junk_QG: np.ndarray = same_pid_QG & same_camid_QG
+    return junk_QG
 
 
 def score_queries(cosine_QG: np.ndarray, query: Ids, gallery: Ids) -> QueryScores:

@@ -7,12 +7,13 @@ classifier has no bias and starts at N(0, 0.001). We keep the ReLU after the ste
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from training.config import Backbone
 
@@ -30,7 +31,7 @@ class BNNeck(nn.Module):
 
     def __init__(self, *, backbone: Backbone, num_ids: int, last_stride: int) -> None:
         super().__init__()
-        network = getattr(torchvision.models, backbone)(weights=None)
+        network: ResNet = getattr(torchvision.models, backbone)(weights=None)
         dim = network.fc.in_features
         network.fc = nn.Identity()  # pooling and flattening stay: the network now returns f_t
         set_last_stride(network, last_stride)
@@ -46,10 +47,10 @@ class BNNeck(nn.Module):
         return BNNeckOutput(f_t_BC, f_i_BC, self.classifier(f_i_BC))
 
 
-def set_last_stride(network: nn.Module, stride: int) -> None:
+def set_last_stride(network: ResNet, stride: int) -> None:
     """Sets the stride of the last stage; 1 gives a 16 x 8 feature map for 256 x 128 and costs no parameter."""
     block = network.layer4[0]
-    convolution = block.conv2 if hasattr(block, "conv3") else block.conv1  # Bottleneck strides in its 3 x 3, BasicBlock first
+    convolution = block.conv2 if isinstance(block, Bottleneck) else block.conv1  # where torchvision puts the stride
     convolution.stride = block.downsample[0].stride = (stride, stride)
 
 
@@ -103,12 +104,14 @@ def read_weights(weights: str, backbone: Backbone) -> dict[str, Tensor]:
     """Reads a state dict from torchvision or a file; files are never unpickled beyond tensors."""
     if weights.startswith("IMAGENET1K"):
         name = {"resnet18": "ResNet18", "resnet50": "ResNet50"}[backbone]
-        return torchvision.models.get_weight(f"{name}_Weights.{weights}").get_state_dict(progress=True)
+        state: dict[str, Tensor] = torchvision.models.get_weight(f"{name}_Weights.{weights}").get_state_dict(progress=True)
+        return state
     path = Path(weights)
     if not path.is_file():
         raise ValueError(f"--backbone-weights: got {weights!r}, wanted IMAGENET1K_V1, IMAGENET1K_V2, none or a file")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        loaded: dict[str, Any] = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # every reader has its own family of errors
         raise ValueError(f"{path}: got a file that cannot be read as weights ({type(error).__name__}: {error})") from error
-    return loaded.get("state_dict", loaded)
+    state_dict: dict[str, Tensor] = loaded.get("state_dict", loaded)
+    return state_dict

@@ -1,7 +1,7 @@
 """Trains a BNNeck model and evaluates it: configuration, data, model, loop, evaluation, in reading order.
 
-    python -m training.run --data Market-1501 --out runs/market
-    python -m training.run --synthetic --epochs 3 --out runs/synthetic
+python -m training.run --data Market-1501 --out runs/market
+python -m training.run --synthetic --epochs 3 --out runs/synthetic
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,9 +27,11 @@ from training.dataset import Sample
 from training.model import BNNeck, freeze, load_backbone, set_training
 from training.schedule import learning_rate
 
+Loader = DataLoader[tuple[Tensor, Tensor]]
 
-class TrainingCrops(TorchDataset[tuple[np.ndarray, int]]):
-    """Augmented training crops of one epoch: index -> (uint8 [H, W, 3], label).
+
+class TrainingCrops(TorchDataset[tuple[Tensor, Tensor]]):
+    """Augmented training crops of one epoch: index -> uint8 [H, W, 3] and label int64 [].
 
     Each crop's randomness comes from (seed, epoch, index) alone, so worker processes and resumed runs draw the same.
     """
@@ -40,14 +42,15 @@ class TrainingCrops(TorchDataset[tuple[np.ndarray, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         settings = self.settings
         crop = transforms.load_crop(self.samples[index].path, height=settings.height, width=settings.width)
         rng = np.random.default_rng((settings.seed, self.epoch, index))
-        return transforms.augment(crop, flip_prob=settings.flip_prob, pad=settings.pad, rng=rng), int(self.labels[index])
+        augmented = transforms.augment(crop, flip_prob=settings.flip_prob, pad=settings.pad, rng=rng)
+        return torch.from_numpy(augmented), torch.tensor(self.labels[index])
 
 
-def epoch_loader(samples: Sequence[Sample], labels: np.ndarray, settings: TrainConfig, *, epoch: int) -> DataLoader[tuple[Tensor, Tensor]]:
+def epoch_loader(samples: Sequence[Sample], labels: np.ndarray, settings: TrainConfig, *, epoch: int) -> Loader:
     """Returns the P x K batches of one epoch: uint8 [B, H, W, 3] and labels int64 [B]."""
     rng = np.random.default_rng((settings.seed, epoch))
     drawn = sampler.epoch_batches(labels, ids_per_batch=settings.ids_per_batch, crops_per_id=settings.crops_per_id, rng=rng)
@@ -56,9 +59,17 @@ def epoch_loader(samples: Sequence[Sample], labels: np.ndarray, settings: TrainC
 
 
 def train_epoch(
-    model: BNNeck, loader: DataLoader[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, settings: TrainConfig, *, title: str
+    model: BNNeck,
+    loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainConfig,
+    *,
+    title: str,
 ) -> dict[str, float]:
-    """Runs one epoch; returns mean losses, training accuracy and crops per second. Raises ValueError on a loss that is not finite."""
+    """Runs one epoch; returns mean losses, training accuracy and crops per second.
+
+    Raises ValueError on a loss that is not finite.
+    """
     set_training(model, settings.frozen_stages)
     totals, num_crops, started = dict.fromkeys(("id_loss", "triplet_loss", "accuracy"), 0.0), 0, time.perf_counter()
     with tqdm(loader, desc=title, unit="batch", mininterval=0.1 if sys.stderr.isatty() else 30) as bar:
@@ -84,15 +95,10 @@ def train_step(
     if not torch.isfinite(loss):
         raise ValueError(f"loss: got {loss.item()} (id {id_loss.item()}, triplet {triplet_loss.item()}); lower --lr or use fp32")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     accuracy = (logits.argmax(dim=1) == labels).float().mean()
     return {"id_loss": id_loss.item(), "triplet_loss": triplet_loss.item(), "accuracy": accuracy.item()}
-
-
-def epochs_to_run(settings: TrainConfig, *, done: int) -> Iterator[int]:
-    """Yields the epochs that are left, from 1."""
-    yield from range(done + 1, settings.epochs + 1)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -104,13 +110,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, metavar="DIR", help="Market-1501-layout folder")
-    source.add_argument("--synthetic", action="store_true", help="draw a small dataset of people into RUN/data; nothing is downloaded")
+    source.add_argument("--synthetic", action="store_true", help="draw a small dataset of people into RUN/data")
     parser.add_argument("--out", type=Path, metavar="RUN", required=True, help="run folder: checkpoint, log, figures")
     parser.add_argument("--recipe", choices=config.RECIPES, help="strong_baseline, or synthetic with --synthetic, by default")
     parser.add_argument(
         "--backbone-weights",
         metavar="W",
-        help="IMAGENET1K_V1 (default; downloaded), IMAGENET1K_V2, a local .pth or .safetensors, or none (default with --synthetic)",
+        help="IMAGENET1K_V1 (default, downloaded), IMAGENET1K_V2, a .pth or .safetensors file, none (default with --synthetic)",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last epoch saved in RUN")
     parser.add_argument("--no-evaluation", action="store_true", help="stop after the last epoch")
@@ -121,7 +127,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def prepare(args: argparse.Namespace, settings: TrainConfig, num_ids: int, data_name: str) -> tuple[BNNeck, torch.optim.Optimizer, Facts]:
+def prepare(
+    args: argparse.Namespace, settings: TrainConfig, num_ids: int, data_name: str
+) -> tuple[BNNeck, torch.optim.Optimizer, Facts]:
     """Builds the model and its optimiser, fresh or from the run folder's last epoch."""
     model = BNNeck(backbone=settings.backbone, num_ids=num_ids, last_stride=settings.last_stride)
     facts = Facts(settings, num_ids, 0, data_name, args.backbone_weights, None)
@@ -152,7 +160,7 @@ def train(args: argparse.Namespace, settings: TrainConfig) -> None:
     print(data.summary())
     labels = dataset.class_labels(data.train)
     model, optimizer, facts = prepare(args, settings, int(labels.max()) + 1, data.folder.name)
-    for epoch in epochs_to_run(settings, done=facts.epoch):
+    for epoch in range(facts.epoch + 1, settings.epochs + 1):
         rate = optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
         loader = epoch_loader(data.train, labels, settings, epoch=epoch)
         scalars = train_epoch(model, loader, optimizer, settings, title=f"epoch {epoch}/{settings.epochs}")

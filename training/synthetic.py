@@ -48,7 +48,7 @@ class Person:
     has_long_hair: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """What one camera does to everybody."""
 
@@ -56,7 +56,7 @@ class Camera:
     ground: Colour
     light: float  # brightness factor
     contrast: float
-    tint: tuple[float, float, float]
+    tint: np.ndarray  # float32 [3], factor of each channel
     blur: float  # pixels
     is_mirrored: bool
     tilt: float  # degrees
@@ -85,15 +85,20 @@ def draw_camera(rng: np.random.Generator) -> Camera:
     """Draws a camera's properties at random."""
     grey = rng.integers(90, 200)
     return Camera(
-        background=tuple(int(v) for v in np.clip(grey + rng.integers(-25, 26, 3), 0, 255)),
-        ground=tuple(int(v) for v in np.clip(grey - 30 + rng.integers(-20, 21, 3), 0, 255)),
+        background=_colour(grey + rng.integers(-25, 26, 3)),
+        ground=_colour(grey - 30 + rng.integers(-20, 21, 3)),
         light=float(rng.uniform(0.65, 1.25)),
         contrast=float(rng.uniform(0.75, 1.15)),
-        tint=tuple(float(v) for v in rng.uniform(0.88, 1.12, 3)),
+        tint=rng.uniform(0.88, 1.12, 3).astype(np.float32),
         blur=float(rng.uniform(0.0, 1.6)),
         is_mirrored=bool(rng.random() < 0.5),
         tilt=float(rng.uniform(-4, 4)),
     )
+
+
+def _colour(values: np.ndarray) -> Colour:
+    red, green, blue = np.clip(values, 0, 255).tolist()
+    return red, green, blue
 
 
 def draw_crop(person: Person, camera: Camera, rng: np.random.Generator) -> Image.Image:
@@ -104,7 +109,7 @@ def draw_crop(person: Person, camera: Camera, rng: np.random.Generator) -> Image
     pen.rectangle((0, horizon, *CANVAS), fill=camera.ground)
     for _ in range(4):  # clutter behind the person
         left, top = rng.integers(0, CANVAS[0]), rng.integers(0, CANVAS[1])
-        shade = tuple(int(v) for v in rng.integers(60, 210, 3))
+        shade = _colour(rng.integers(60, 210, 3))
         pen.rectangle((int(left), int(top), int(left + rng.integers(5, 40)), int(top + rng.integers(5, 60))), fill=shade)
     centre = CANVAS[0] / 2 + rng.uniform(-8, 8)
     _draw_body(pen, person, centre, swing=float(rng.uniform(-14, 14)))
@@ -124,7 +129,9 @@ def _draw_body(pen: ImageDraw.ImageDraw, person: Person, x: float, *, swing: flo
     if person.legwear == "shorts":
         pen.rectangle((x - half * 0.85, 132, x + half * 0.85, 178), fill=person.legs)
     if person.legwear == "skirt":
-        pen.polygon([(x - half * 0.7, 130), (x + half * 0.7, 130), (x + half * 1.1, 186), (x - half * 1.1, 186)], fill=person.legs)
+        pen.polygon(
+            [(x - half * 0.7, 130), (x + half * 0.7, 130), (x + half * 1.1, 186), (x - half * 1.1, 186)], fill=person.legs
+        )
     _draw_torso(pen, person, x, half)
     for side in (-1, 1):
         hand = (x + side * (half + 4) - swing * side * 0.6, 138)
@@ -160,7 +167,7 @@ def _through_camera(image: Image.Image, camera: Camera, rng: np.random.Generator
     image = image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, box=box)
     image = image.filter(ImageFilter.GaussianBlur(camera.blur * 0.5))
     image = ImageEnhance.Contrast(ImageEnhance.Brightness(image).enhance(camera.light)).enhance(camera.contrast)
-    noisy = np.asarray(image, np.float32) * np.float32(camera.tint) + rng.normal(0, 5, (HEIGHT, WIDTH, 3))
+    noisy = np.asarray(image, np.float32) * camera.tint + rng.normal(0, 5, (HEIGHT, WIDTH, 3))
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
@@ -173,7 +180,9 @@ def write_dataset(folder: Path, *, seed: int) -> None:
     finished = folder / "seed.txt"
     if finished.is_file():
         if finished.read_text() != f"{seed}\n":
-            raise ValueError(f"{folder}: got drawn people of seed {finished.read_text().strip()}, wanted {seed}; use a new folder")
+            raise ValueError(
+                f"{folder}: got drawn people of seed {finished.read_text().strip()}, wanted {seed}; use a new folder"
+            )
         return
     cameras = [draw_camera(np.random.default_rng((seed, 0, number))) for number in range(NUM_CAMERAS)]
     for name in (TRAIN, QUERY, GALLERY):
