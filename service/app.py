@@ -42,9 +42,7 @@ def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: Loca
             parts.gallery_threads.shutdown()
             opened.close()
 
-    app = FastAPI(
-        title="bnneck-reid", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
-    )
+    app = FastAPI(title="bnneck-reid", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False)
     app.add_middleware(RequestTrail, telemetry=telemetry)
     install_error_handlers(app)
     for router in ROUTERS:

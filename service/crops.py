@@ -54,18 +54,14 @@ def decode(content: bytes | Pixels, *, max_pixels: int) -> Image.Image:
         raise UndecodableImage(
             f"got {len(content)} bytes beginning {content[:8]!r}, wanted a whole JPEG, PNG, WebP or BMP picture"
         ) from None
-    except (
-        Exception
-    ) as error:  # hostile bytes reach OSError, ValueError, SyntaxError, NotImplementedError, struct.error
+    except Exception as error:  # hostile bytes reach OSError, ValueError, SyntaxError, NotImplementedError, struct.error
         raise UndecodableImage(f"got a broken picture ({error}), wanted a whole one; send it again") from None
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse a picture by its announced size."""
     if width * height > max_pixels:
-        raise ImageTooLarge(
-            f"got {width} x {height} = {width * height} pixels, wanted at most {max_pixels}; send the crop alone"
-        )
+        raise ImageTooLarge(f"got {width} x {height} = {width * height} pixels, wanted at most {max_pixels}; send the crop alone")
     if not width * height:
         raise UndecodableImage(f"got {width} x {height} pixels, wanted at least one; send a crop")
 
@@ -110,9 +106,7 @@ def read_npy(body: bytes, *, max_crops: int) -> list[Pixels]:
     buffer = io.BytesIO(body)
     try:
         version = np.lib.format.read_magic(buffer)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
-            version
-        ]
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read_header(buffer, max_header_size=NPY_HEADER_MAX)
     except Exception as error:  # the header is Python source: ValueError, SyntaxError, KeyError, RecursionError ...
         raise InvalidRequest(f"got a broken .npy header ({error}), wanted numpy.save of uint8 [N,H,W,3]") from None

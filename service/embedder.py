@@ -92,6 +92,8 @@ def open_session(path: Path, content: bytes, *, provider: str, threads: int) -> 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Idle runtime threads spin by default, and would take the cores from decoding, hashing and answering.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors; the rest speaks of graph optimisation
     # External data would escape the sha256. A path below a file can never exist, so nothing can be read from there.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path / "refused"))
@@ -104,9 +106,7 @@ def open_session(path: Path, content: bytes, *, provider: str, threads: int) -> 
         ) from None
     got = session.get_providers()
     if provider != "auto" and got[0] != wanted[0]:  # the runtime falls back to the CPU without raising
-        raise SettingRefused(
-            f"REID_PROVIDER={provider}: wanted {wanted[0]}, got {got}; install its libraries or use cpu"
-        )
+        raise SettingRefused(f"REID_PROVIDER={provider}: wanted {wanted[0]}, got {got}; install its libraries or use cpu")
     return session
 
 

@@ -66,9 +66,7 @@ def read_manifest(folder: Path) -> ModelInfo:
     try:
         content = orjson.loads(path.read_bytes())
     except OSError as error:
-        raise ArtefactRefused(
-            f"{path}: got {error.strerror}, wanted an artefact folder; export one, or set REID_MODEL"
-        ) from None
+        raise ArtefactRefused(f"{path}: got {error.strerror}, wanted an artefact folder; export one, or set REID_MODEL") from None
     except orjson.JSONDecodeError as error:
         raise ArtefactRefused(f"{path}: got broken JSON ({error}), wanted a manifest; export the model again") from None
     version = content.get("schema_version") if isinstance(content, dict) else None

@@ -61,9 +61,7 @@ def open_gallery(settings: Settings, model: ModelInfo) -> LocalGallery:
     try:
         return LocalGallery.open(settings.gallery, space_id=model.space_id, dim=model.dim)
     except OSError as error:
-        raise StartupError(
-            f"{settings.gallery}: got {error.strerror}, wanted a folder to write; set REID_GALLERY"
-        ) from None
+        raise StartupError(f"{settings.gallery}: got {error.strerror}, wanted a folder to write; set REID_GALLERY") from None
 
 
 def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, telemetry: Telemetry) -> Parts:

@@ -114,15 +114,12 @@ class Pipeline:
     async def _embed(self, raw: Sequence[RawCrop], *, keep: bool) -> list[Embedded | ServiceError]:
         with self.batcher.admit(len(raw)) as room:
             loop = asyncio.get_running_loop()
-            prepared = await asyncio.gather(
-                *(loop.run_in_executor(self._decoders, self._prepare, crop, keep) for crop in raw)
-            )
+            prepared = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._prepare, crop, keep) for crop in raw))
             good = [crop for crop in prepared if isinstance(crop, Prepared)]
             embeddings = iter(await room.submit([crop.pixels for crop in good]))
         self._telemetry.count_crops(embedded=len(good), refused=len(raw) - len(good))
         return [
-            Embedded(next(embeddings), crop.content_hash, crop.jpeg) if isinstance(crop, Prepared) else crop
-            for crop in prepared
+            Embedded(next(embeddings), crop.content_hash, crop.jpeg) if isinstance(crop, Prepared) else crop for crop in prepared
         ]
 
     def _prepare(self, raw: RawCrop, keep: bool) -> Prepared | ServiceError:

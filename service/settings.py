@@ -18,9 +18,7 @@ BUNDLED_MODEL = Path(__file__).parent / "model"
 class Settings(BaseSettings):
     """Every knob; built once by `python -m service` or by a test, and passed down as an argument."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback only with keys.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
@@ -37,22 +35,14 @@ class Settings(BaseSettings):
         default=0.0, ge=0, le=1000, description="Wait for a fuller batch; 0 forms a batch whenever the runtime is free."
     )
     queue_max: int = Field(default=512, ge=1, description="Most crops waiting for the runtime; beyond it, 503 at once.")
-    deadline_s: float = Field(
-        default=30.0, gt=0, description="Longest time from a read body to its answer, in seconds."
-    )
+    deadline_s: float = Field(default=30.0, gt=0, description="Longest time from a read body to its answer, in seconds.")
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto", description="Execution provider; auto takes CUDA when it is there, else the CPU."
     )
-    threads: int = Field(
-        default=0, ge=0, description="Threads of the runtime; 0 takes the cores granted to the process."
-    )
-    keep_crops: bool = Field(
-        default=True, description="Keep a small JPEG of every enrolled crop, for people to look at."
-    )
+    threads: int = Field(default=0, ge=0, description="Threads of the runtime; 0 takes the cores granted to the process.")
+    keep_crops: bool = Field(default=True, description="Keep a small JPEG of every enrolled crop, for people to look at.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on standard error.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
 
     @property
     def max_body_bytes(self) -> int:

@@ -24,9 +24,7 @@ class Telemetry:
         self.request_seconds = self._seconds("reid_request_seconds", "Whole time of a request.", "route")
         self.refusals = Counter("reid_refusals", "Error answers by code.", ("code",), registry=registry)
         self.crops = Counter("reid_crops", "Crops by outcome.", ("outcome",), registry=registry)
-        self.batch_size = Histogram(
-            "reid_batch_size", "Crops in one forward pass.", buckets=BATCH_BUCKETS, registry=registry
-        )
+        self.batch_size = Histogram("reid_batch_size", "Crops in one forward pass.", buckets=BATCH_BUCKETS, registry=registry)
         self.queue_seconds = self._seconds("reid_queue_seconds", "Wait of a batch's oldest crop.")
         self.inference_seconds = self._seconds("reid_inference_seconds", "One forward pass.")
         self.decode_seconds = self._seconds("reid_decode_seconds", "Decoding and resizing one crop.")

@@ -28,18 +28,14 @@ def from_text(text: str, *, dim: int) -> Embedding:
         plain = text.replace("-", "+").replace("_", "/").rstrip("=")
         content = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(
-            f"embedding: got no base64 text ({error}), wanted base64 of {dim} float32 values"
-        ) from None
+        raise InvalidRequest(f"embedding: got no base64 text ({error}), wanted base64 of {dim} float32 values") from None
     widths = {4 * dim: "<f4", 2 * dim: "<f2"}
     if len(content) not in widths:
         raise DimensionMismatch(
             f"embedding: got {len(content)} bytes, wanted {4 * dim} ({dim} float32 values) or {2 * dim} (float16)"
         )
     width = widths[len(content)]
-    return checked(
-        np.frombuffer(content, dtype=width), dim=dim, tolerance=UNIT_TOLERANCE if width == "<f4" else HALF_TOLERANCE
-    )
+    return checked(np.frombuffer(content, dtype=width), dim=dim, tolerance=UNIT_TOLERANCE if width == "<f4" else HALF_TOLERANCE)
 
 
 def from_list(values: Sequence[object], *, dim: int) -> Embedding:

@@ -49,9 +49,7 @@ async def embed_crops(request: Request, query: Annotated[EmbedQuery, Query()], p
         return json_answer(content, headers=model_header(parts))
     if errors:
         bad = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Embedded)]
-        raise InvalidRequest(
-            f"crops {bad} failed, the first: {errors[0]}; npy is all or nothing, JSON gives the others"
-        )
+        raise InvalidRequest(f"crops {bad} failed, the first: {errors[0]}; npy is all or nothing, JSON gives the others")
     rows = np.stack([outcome.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
     return npy_answer(rows, headers=model_header(parts))
 

@@ -50,9 +50,7 @@ class Order:
     fingerprint: str
 
 
-@router.post(
-    "/gallery", dependencies=[only(EnrollQuery)], status_code=201, response_model=EnrollAnswer, openapi_extra=DOCS
-)
+@router.post("/gallery", dependencies=[only(EnrollQuery)], status_code=201, response_model=EnrollAnswer, openapi_extra=DOCS)
 async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts: PartsDep) -> Response:
     """Enroll crops with `pid` and optional labels, or `{"entries": [...]}` with embeddings; durable when answered."""
     parts.pipeline.check_room()

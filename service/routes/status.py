@@ -49,9 +49,7 @@ async def readyz(request: Request, parts: PartsDep) -> Response:
         parts.pipeline.check_ready()
     except ModelNotReady as error:
         states["model"] = str(error)
-        return error_answer(
-            request, status=503, code="model_not_ready", message=f"model: {error}", extra={"parts": states}
-        )
+        return error_answer(request, status=503, code="model_not_ready", message=f"model: {error}", extra={"parts": states})
     return json_answer({"ready": True, "parts": states})
 
 

@@ -146,7 +146,9 @@ class Client:
         return self.request("DELETE", url, **options)
 
     def close(self) -> None:
-        """Shut the application down."""
+        """Shut the application down; harmless when repeated."""
+        if self.loop.is_closed():
+            return
         self.run(self.http.aclose())
         self.run(self._lifespan.__aexit__(None, None, None))
         self.loop.call_soon_threadsafe(self.loop.stop)

@@ -131,9 +131,7 @@ def test_a_failing_batch_fails_its_callers_and_nobody_else():
 
         batcher = batcher_of(run, batch_max=2)
         batcher.start()
-        results = await asyncio.gather(
-            ask(batcher, [1, 2]), ask(batcher, [13, 4, 5]), ask(batcher, [6]), return_exceptions=True
-        )
+        results = await asyncio.gather(ask(batcher, [1, 2]), ask(batcher, [13, 4, 5]), ask(batcher, [6]), return_exceptions=True)
         assert results[0] == [1, 2] and results[2] == [6]
         assert isinstance(results[1], InferenceFailed) and "unlucky" in str(results[1])
         assert await ask(batcher, [7]) == [7] and batcher.waiting == 0
@@ -237,9 +235,7 @@ def test_a_report_names_size_and_times():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    requests=st.lists(
-        st.tuples(st.lists(st.integers(), max_size=9), st.booleans(), st.integers(0, 3)), min_size=1, max_size=12
-    ),
+    requests=st.lists(st.tuples(st.lists(st.integers(), max_size=9), st.booleans(), st.integers(0, 3)), min_size=1, max_size=12),
     batch_max=st.integers(1, 5),
 )
 def test_whoever_leaves_everybody_else_gets_exactly_their_own(requests, batch_max):

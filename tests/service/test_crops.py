@@ -127,8 +127,7 @@ def test_pixels_over_the_limit_are_refused():
 
 
 WHOLE = {
-    form: encoded(Image.linear_gradient("L").resize((12, 20)).convert("RGB"), form)
-    for form in ("PNG", "WEBP", "BMP", "JPEG")
+    form: encoded(Image.linear_gradient("L").resize((12, 20)).convert("RGB"), form) for form in ("PNG", "WEBP", "BMP", "JPEG")
 }
 
 

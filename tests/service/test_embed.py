@@ -133,9 +133,7 @@ def test_a_body_that_is_no_crop_is_refused_and_the_next_good_one_works(client, p
     assert client.post("/embed", files=files(pictures(1))).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "query", ["rerank=true", "encoding_format=xml", "encoding_format=float&encoding_format=base64"]
-)
+@pytest.mark.parametrize("query", ["rerank=true", "encoding_format=xml", "encoding_format=float&encoding_format=base64"])
 def test_an_unknown_or_doubled_parameter_is_refused(client, pictures, query):
     answer = client.post(f"/embed?{query}", files=files(pictures(1)))
     assert answer.status_code == 422 and query.split("=")[0] in answer.json()["error"]["message"]
@@ -144,9 +142,7 @@ def test_an_unknown_or_doubled_parameter_is_refused(client, pictures, query):
 def test_sixty_four_callers_at_once_each_get_their_own(client, pictures, expected):
     async def all_at_once():
         kind = {"content-type": "image/png"}
-        return await asyncio.gather(
-            *(client.http.post("/embed", content=pictures(seed), headers=kind) for seed in range(64))
-        )
+        return await asyncio.gather(*(client.http.post("/embed", content=pictures(seed), headers=kind) for seed in range(64)))
 
     got = np.concatenate([rows_of(answer) for answer in client.run(all_at_once())])
     assert np.abs(got - expected(*range(64))).max() < 1e-5
