@@ -15,9 +15,7 @@ from gallery.errors import AnswerErased, DuplicateKey
 
 def recall(connection: sqlite3.Connection, key: str, fingerprint: str) -> bytes | None:
     """The remembered answer, None for a new key; raises DuplicateKey or AnswerErased."""
-    found = connection.execute(
-        "SELECT fingerprint_hash, answer FROM answers WHERE key_hash = ?", (_hash(key),)
-    ).fetchone()
+    found = connection.execute("SELECT fingerprint_hash, answer FROM answers WHERE key_hash = ?", (_hash(key),)).fetchone()
     if found is None:
         return None
     if found[0] != _hash(fingerprint):
@@ -51,9 +49,7 @@ def write(connection: sqlite3.Connection, remember: Remember, enrolled: list[Enr
 
 def erase(connection: sqlite3.Connection, pid: str) -> int:
     """Erases every answer that names the pid, whole; returns how many. Their keys stay, spent."""
-    naming = [
-        key for (key,) in connection.execute("SELECT DISTINCT key_hash FROM answer_entries WHERE pid = ?", (pid,))
-    ]
+    naming = [key for (key,) in connection.execute("SELECT DISTINCT key_hash FROM answer_entries WHERE pid = ?", (pid,))]
     for key_hash in naming:
         connection.execute("UPDATE answers SET answer = NULL WHERE key_hash = ?", (key_hash,))
         connection.execute("DELETE FROM answer_entries WHERE key_hash = ?", (key_hash,))

@@ -8,8 +8,9 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from gallery.columns import NO_ID
 from gallery.entry import NewEntry
-from gallery.errors import DimensionMismatch, InvalidRequest, ModelMismatch, NotUnitLength
+from gallery.errors import DimensionMismatch, InvalidRequest, ModelMismatch, NotUnitLength, no_entry
 from gallery.times import to_microseconds
 
 MAX_NAME = 128  # characters of a pid or camid
@@ -31,16 +32,12 @@ def check_space(got: str, wanted: str) -> None:
 def check_embedding(embedding: NDArray[np.float32], dim: int) -> None:
     """Raises unless embedding is float32 [dim], finite, of unit length."""
     if embedding.shape != (dim,):
-        raise DimensionMismatch(
-            f"got an embedding of shape {list(embedding.shape)}, wanted [{dim}]; use this gallery's model"
-        )
+        raise DimensionMismatch(f"got an embedding of shape {list(embedding.shape)}, wanted [{dim}]; use this gallery's model")
     if embedding.dtype != np.float32:
         raise InvalidRequest(f"got an embedding of {embedding.dtype}, wanted float32; convert it first")
     length = float(np.linalg.norm(embedding.astype(np.float64)))
     if not abs(length - 1) <= LENGTH_TOLERANCE:  # not ... <=: catches NaN too
-        raise NotUnitLength(
-            f"got an embedding of length {length:.6g}, wanted 1; divide it by its length, which must be finite"
-        )
+        raise NotUnitLength(f"got an embedding of length {length:.6g}, wanted 1; divide it by its length, which must be finite")
 
 
 def check_entry(new: NewEntry, dim: int) -> None:
@@ -69,6 +66,12 @@ def check_search(k: int, group_by: str, pool: str) -> None:
         raise InvalidRequest(f"got pool {pool!r}, wanted 'max' or 'mean'")
 
 
+def check_entry_id(entry_id: int) -> None:
+    """Raises EntryNotFound for a number that is no entry's and that SQLite may not even hold."""
+    if not 0 < entry_id < NO_ID:
+        raise no_entry(entry_id)
+
+
 def check_text(what: str, text: str, most: int) -> None:
     """Raises InvalidRequest unless text has 1 to `most` characters that UTF-8 can hold."""
     if not 1 <= len(text) <= most:
@@ -86,6 +89,4 @@ def _check_attributes(new: NewEntry) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"got attributes that are no JSON object: {error}") from error
     if not is_same:
-        raise InvalidRequest(
-            "got attributes that change on their way through JSON, wanted string keys, lists, no tuples"
-        )
+        raise InvalidRequest("got attributes that change on their way through JSON, wanted string keys, lists, no tuples")

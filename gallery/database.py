@@ -180,9 +180,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
     newest = FIRST_SCHEMA + len(migrations)
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > newest:
-        raise NewerSchema(
-            f"the gallery has schema {version}, this version reads up to {newest}; install a newer version"
-        )
+        raise NewerSchema(f"the gallery has schema {version}, this version reads up to {newest}; install a newer version")
     if version < FIRST_SCHEMA:
         raise CorruptStore(f"the gallery has schema {version}, wanted {FIRST_SCHEMA} to {newest}; restore a snapshot")
     for step in range(version, newest):
@@ -230,9 +228,7 @@ def _make(folder: Path, space: Space) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Opens a gallery's file with its settings, its log emptied, its schema up to date."""
-    connection = sqlite3.connect(
-        path.absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None, check_same_thread=False
-    )
+    connection = sqlite3.connect(path.absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
     try:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise CorruptStore(f"{path} is not a gallery's file; restore it from a snapshot, or give another folder")
@@ -286,15 +282,11 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # SQLite quotes damaged text in its message
         raise CorruptStore(f"the gallery in {folder} has damaged tables; restore a snapshot") from error
     except UnicodeEncodeError as error:
-        raise InvalidRequest(
-            f"got text that is not valid Unicode: {error.object!r}; remove the lone surrogates"
-        ) from error
+        raise InvalidRequest(f"got text that is not valid Unicode: {error.object!r}; remove the lone surrogates") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"no room left for the gallery in {folder} ({error}); free some space") from error
-        raise StoreUnavailable(
-            f"the gallery in {folder} cannot be used: {error}; check the path and its rights"
-        ) from error
+        raise StoreUnavailable(f"the gallery in {folder} cannot be used: {error}; check the path and its rights") from error
 
 
 def _from_sqlite(error: sqlite3.Error, folder: Path) -> Exception:

@@ -79,9 +79,7 @@ def identity(connection: sqlite3.Connection, pid: str) -> Identity | None:
     ).fetchone()
     if not num:
         return None
-    camids = connection.execute(
-        "SELECT DISTINCT camid FROM entries WHERE pid = ? AND camid IS NOT NULL ORDER BY camid", (pid,)
-    )
+    camids = connection.execute("SELECT DISTINCT camid FROM entries WHERE pid = ? AND camid IS NOT NULL ORDER BY camid", (pid,))
     return Identity(pid, num, tuple(camid for (camid,) in camids), optional_time(first), optional_time(last))
 
 

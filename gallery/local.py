@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery import listing
-from gallery.checks import check_embedding, check_entry, check_search, check_space
-from gallery.columns import NO_ID
+from gallery.checks import check_embedding, check_entry, check_entry_id, check_search, check_space
 from gallery.database import Space
 from gallery.entry import Enrolled, Entry, Filter, Identity, NewEntry, Page, Receipt, Remember, SearchResult, Stats
 from gallery.errors import DimensionMismatch, GalleryClosed, StoreUnavailable, no_entry, no_identity
@@ -97,7 +96,8 @@ class LocalGallery:
         """Enrolls all entries in one durable transaction, or none; answers in the order given.
 
         An entry whose content_hash stands under its pid, or whose client_key stands with the same pid and content (the
-        same embedding or content_hash), is not enrolled again: its Enrolled names the standing entry, duplicate=True.
+        same embedding or content_hash), is not enrolled again, nor is its client_key taken down: its Enrolled names the
+        standing entry, duplicate=True.
         With `remember`, a key that stands with the same fingerprint enrolls nothing and returns the first call's list;
         recall(key, fingerprint) then gives the answer to send, whichever of two simultaneous repeats made it.
 
@@ -150,7 +150,8 @@ class LocalGallery:
 
     def entry(self, entry_id: int) -> Entry:
         """The entry of that id; raises EntryNotFound."""
-        with self._open_store(entry_id) as store, store.database.reading() as connection:
+        check_entry_id(entry_id)
+        with self._open_store() as store, store.database.reading() as connection:
             found = listing.entry(connection, entry_id)
         if found is None:
             raise no_entry(entry_id)
@@ -158,7 +159,8 @@ class LocalGallery:
 
     def crop(self, entry_id: int) -> bytes | None:
         """The entry's stored JPEG, None when none was kept; raises EntryNotFound."""
-        with self._open_store(entry_id) as store:
+        check_entry_id(entry_id)
+        with self._open_store() as store:
             return store.crop(entry_id)
 
     def entries(
@@ -176,9 +178,7 @@ class LocalGallery:
         Raises: InvalidCursor; InvalidRequest: limit outside 1..1000, a naive time.
         """
         with self._open_store() as store, store.database.reading() as connection:
-            return listing.entries(
-                connection, pid=pid, camid=camid, since=since, until=until, limit=limit, cursor=cursor
-            )
+            return listing.entries(connection, pid=pid, camid=camid, since=since, until=until, limit=limit, cursor=cursor)
 
     def identities(self, *, prefix: str = "", limit: int = 100, cursor: str | None = None) -> Page[Identity]:
         """Identities in the order of their pids' UTF-8 bytes; raises like entries()."""
@@ -198,7 +198,8 @@ class LocalGallery:
 
         When it was its identity's last, the identity is erased as delete_identity does.
         """
-        with self._open_store(entry_id) as store:
+        check_entry_id(entry_id)
+        with self._open_store() as store:
             self._forget(store.delete_entry(entry_id))
             store.finish_erasure()
 
@@ -231,7 +232,10 @@ class LocalGallery:
             )
 
     def faults(self) -> list[str]:
-        """Everything wrong: in the store (see Store.faults), and between the store and memory; empty when sound."""
+        """Everything wrong: in the store (see Store.faults), and between the store and memory; empty when sound.
+
+        Reads every byte and keeps everyone else waiting meanwhile.
+        """
         with self._open_store() as store, self._open_memory() as memory:
             found = list(store.faults())
             return found or memory.faults(store.rows())
@@ -247,16 +251,11 @@ class LocalGallery:
     def __enter__(self) -> LocalGallery:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     @contextmanager
-    def _open_store(self, entry_id: int = 1) -> Iterator[Store]:
-        """The store, for this thread alone; raises EntryNotFound at once for an id that SQLite could not even hold."""
-        if not 0 < entry_id < NO_ID:
-            raise no_entry(entry_id)
+    def _open_store(self) -> Iterator[Store]:
         with self._writing:
             if self._is_closed:
                 raise GalleryClosed("the gallery is closed; open it again")

@@ -49,15 +49,11 @@ class Memory:
         embedding: NDArray[np.float32] = self.index.vectors(np.array([entry_id], np.int64))[0]
         return embedding
 
-    def search(
-        self, query: NDArray[np.float32], *, k: int, where: Filter, group_by: GroupBy, pool: Pool
-    ) -> SearchResult:
+    def search(self, query: NDArray[np.float32], *, k: int, where: Filter, group_by: GroupBy, pool: Pool) -> SearchResult:
         """See LocalGallery.search; the arguments are valid."""
         admitted = self.columns.admitted(where)
-        if group_by == "entry":
-            closest = closest_entries
-        else:
-            closest = closest_identities if pool == "max" else closest_identities_by_mean
+        by_identity = closest_identities if pool == "max" else closest_identities_by_mean
+        closest = closest_entries if group_by == "entry" else by_identity
         positions, cosines = closest(self.index, self.columns, query, k=k, admitted=admitted)
         counts = np.bincount(self.columns.pid_codes[admitted])
         matches = [

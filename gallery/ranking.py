@@ -72,9 +72,7 @@ def _shortlist(
     only = None if len(admitted) == len(columns) else columns.entry_ids[admitted]
     while True:
         size = min(size, len(admitted))
-        ids, cosines = (
-            index.search(query, size, only=only) if size else (np.empty(0, np.int64), np.empty(0, np.float32))
-        )
+        ids, cosines = index.search(query, size, only=only) if size else (np.empty(0, np.int64), np.empty(0, np.float32))
         positions = columns.positions(ids)
         order = np.lexsort((positions, -cosines))
         positions, cosines = positions[order], cosines[order]

@@ -71,9 +71,7 @@ class Store:
             raise
         return store
 
-    def insert(
-        self, entries: Sequence[NewEntry], *, now: datetime, remember: Remember | None
-    ) -> tuple[list[Enrolled], Rows]:
+    def insert(self, entries: Sequence[NewEntry], *, now: datetime, remember: Remember | None) -> tuple[list[Enrolled], Rows]:
         """Enrolls all or none, durably; returns where each landed and the rows that are new.
 
         The entries are valid: LocalGallery has checked them.
@@ -111,9 +109,7 @@ class Store:
         if found == (None, None):
             return None
         if not _is_sound_crop(*found):
-            raise CorruptStore(
-                f"the crop of entry {entry_id} fails its checksum; delete the entry or restore a snapshot"
-            )
+            raise CorruptStore(f"the crop of entry {entry_id} fails its checksum; delete the entry or restore a snapshot")
         return bytes(found[1])
 
     def delete_entry(self, entry_id: int) -> Erased:

@@ -13,9 +13,7 @@ MICROSECOND = timedelta(microseconds=1)
 def to_microseconds(time: datetime) -> int:
     """Microseconds since 1970 in UTC; raises InvalidRequest for a time without offset."""
     if time.utcoffset() is None:
-        raise InvalidRequest(
-            f"got the time {time.isoformat()} without an offset, wanted one with; say which zone it is in"
-        )
+        raise InvalidRequest(f"got the time {time.isoformat()} without an offset, wanted one with; say which zone it is in")
     return (time - EPOCH) // MICROSECOND
 
 

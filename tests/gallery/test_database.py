@@ -94,9 +94,7 @@ def test_database_of_another_program_is_left_alone(folder):
     assert (folder / "gallery.sqlite").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "damage", ["DELETE FROM meta WHERE name = 'dim'", "UPDATE meta SET value = 'x' WHERE name = 'dim'"]
-)
+@pytest.mark.parametrize("damage", ["DELETE FROM meta WHERE name = 'dim'", "UPDATE meta SET value = 'x' WHERE name = 'dim'"])
 def test_file_that_does_not_name_its_space_is_damage(folder, damage):
     execute(folder / "gallery.sqlite", damage)
     with pytest.raises(CorruptStore, match="space and dimension"):
