@@ -1,0 +1,238 @@
+"""GET /search and POST /search: ranking, filters, decisions."""
+
+import base64
+
+import numpy as np
+import pytest
+
+DAY = "2026-01-0{}T00:00:00Z"
+
+
+def files(*contents):
+    return [("crops", (f"{index}.png", content, "image/png")) for index, content in enumerate(contents)]
+
+
+def row(*values, dim=16):
+    """A unit row that begins with `values`."""
+    wide = np.array([*values, *[0.0] * (dim - len(values))])
+    return (wide / np.linalg.norm(wide)).astype(np.float32)
+
+
+def at(cosine):
+    """A unit row with the given cosine to row(1)."""
+    return row(cosine, np.sqrt(1 - cosine**2))
+
+
+def text_of(vector, width="<f4"):
+    return base64.urlsafe_b64encode(np.asarray(vector, dtype=width).tobytes()).decode().rstrip("=")
+
+
+def enroll(client, *entries):
+    body = {"entries": [{"pid": pid, "embedding": vector.tolist(), **labels} for pid, vector, labels in entries]}
+    answer = client.post("/gallery", json=body)
+    assert answer.status_code == 201, answer.text
+    return [result["entry_id"] for result in answer.json()["results"]]
+
+
+def ask(client, vector=None, **parameters):
+    answer = client.get("/search", params={"embedding": text_of(row(1) if vector is None else vector), **parameters})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.fixture(name="peopled")
+def peopled_fixture(client):
+    """Three identities at cosines 0.99, 0.95 (twice, and 0.1 once) and 0.2 of row(1)."""
+    enroll(
+        client,
+        ("anna", at(0.99), {"camid": "hall", "captured_at": DAY.format(1)}),
+        ("bert", at(0.95), {"camid": "door", "captured_at": DAY.format(2)}),
+        ("bert", at(0.10), {"camid": "hall", "captured_at": DAY.format(3)}),
+        ("cleo", at(0.20), {}),
+    )
+    return client
+
+
+def test_identities_are_ranked_by_falling_cosine(peopled):
+    answer = ask(peopled)
+    assert [(match["rank"], match["pid"], match["entries"]) for match in answer["matches"]] == [
+        (1, "anna", 1),
+        (2, "bert", 2),
+        (3, "cleo", 1),
+    ]
+    assert [match["cosine"] for match in answer["matches"]] == pytest.approx([0.99, 0.95, 0.2], abs=1e-6)
+    assert answer["searched"] == {"entries": 4, "identities": 3}
+
+
+def test_an_answer_names_the_closest_entry_and_the_times_taken(peopled):
+    answer = ask(peopled, k=1)
+    (match,) = answer["matches"]
+    assert (match["camid"], match["captured_at"], match["rerank_distance"]) == ("hall", "2026-01-01T00:00:00+00:00", None)
+    assert answer["took_ms"]["search"] > 0 and answer["took_ms"]["embed"] is None and answer["took_ms"]["rerank"] is None
+
+
+def test_grouping_by_entry_ranks_every_entry(peopled):
+    matches = ask(peopled, group_by="entry")["matches"]
+    assert [match["pid"] for match in matches] == ["anna", "bert", "cleo", "bert"]
+
+
+def test_pooling_by_mean_averages_an_identitys_entries(peopled):
+    cosines = {match["pid"]: match["cosine"] for match in ask(peopled, pool="mean")["matches"]}
+    assert cosines["bert"] == pytest.approx((0.95 + 0.10) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "pids"),
+    [
+        ({"k": 2}, ["anna", "bert"]),
+        ({"camid": "hall"}, ["anna", "bert"]),
+        ({"camid": "door"}, ["bert"]),
+        ({"camid": ["hall", "door"]}, ["anna", "bert"]),
+        ({"exclude_camid": "hall"}, ["bert", "cleo"]),
+        ({"exclude_camid": ["hall", "door"]}, ["cleo"]),
+        ({"pid": "cleo"}, ["cleo"]),
+        ({"pid": ["cleo", "anna"]}, ["anna", "cleo"]),
+        ({"pid": "nobody"}, []),
+        ({"since": DAY.format(2)}, ["bert"]),
+        ({"until": DAY.format(2)}, ["anna"]),
+        ({"since": DAY.format(1), "until": DAY.format(3)}, ["anna", "bert"]),
+    ],
+)
+def test_filters_admit_only_what_they_name(peopled, parameters, pids):
+    assert [match["pid"] for match in ask(peopled, **parameters)["matches"]] == pids
+
+
+def test_an_enrolled_entry_is_searched_without_itself(peopled):
+    (twin,) = enroll(peopled, ("dora", at(0.98), {}))
+    answer = peopled.get("/search", params={"entry_id": twin}).json()
+    assert "dora" not in [match["pid"] for match in answer["matches"]]
+    assert answer["searched"]["entries"] == 4
+
+
+def test_float16_queries_find_the_same(peopled):
+    half = text_of(at(0.9), "<f2")
+    matches = peopled.get("/search", params={"embedding": half}).json()["matches"]
+    assert [match["pid"] for match in matches] == [match["pid"] for match in ask(peopled, at(0.9))["matches"]]
+
+
+def test_padded_and_plain_base64_are_taken_too(peopled):
+    padded = base64.b64encode(row(1).tobytes()).decode()
+    assert peopled.get("/search", params={"embedding": padded}).json()["matches"] == ask(peopled)["matches"]
+
+
+def test_a_crop_finds_its_own_entry_with_cosine_one(client, pictures):
+    client.post("/gallery", files=files(*map(pictures, range(8))), data={"pid": [f"p{seed}" for seed in range(8)]})
+    answer = client.post("/search?k=3", files=files(pictures(5))).json()
+    assert answer["matches"][0]["pid"] == "p5" and answer["matches"][0]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert len(answer["matches"]) == 3 and answer["took_ms"]["embed"] > 0 and answer["decision"] == "match"
+
+
+def test_several_crops_are_pooled_to_their_mean(client, pictures):
+    made = client.post("/embed", files=files(pictures(1), pictures(2))).json()["results"]
+    mean = np.mean([result["embedding"] for result in made], axis=0)
+    enroll(client, ("target", at(0.5), {}))
+    pooled = client.post("/search", files=files(pictures(1), pictures(2))).json()
+    assert pooled["matches"][0]["cosine"] == pytest.approx(float(mean @ at(0.5) / np.linalg.norm(mean)), abs=1e-6)
+
+
+def test_a_bad_crop_of_a_tracklet_is_reported_and_left_out(client, pictures):
+    enroll(client, ("target", at(0.5), {}))
+    alone = client.post("/search", files=files(pictures(1))).json()
+    with_bad = client.post("/search", files=files(pictures(1), b"text")).json()
+    assert with_bad["matches"] == alone["matches"] and alone["rejected"] == []
+    assert [item["index"] for item in with_bad["rejected"]] == [1]
+
+
+def test_a_tracklet_of_bad_crops_is_refused(client):
+    answer = client.post("/search", files=files(b"text", b"more"))
+    assert answer.status_code == 422 and "all 2 failed" in answer.json()["error"]["message"]
+
+
+def test_an_empty_gallery_answers_unknown(client):
+    answer = ask(client)
+    assert (answer["decision"], answer["matches"]) == ("unknown", [])
+    assert answer["searched"] == {"entries": 0, "identities": 0}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "decision", "threshold"),
+    [
+        ({}, "match", 0.9),
+        ({"threshold": 0.995}, "unknown", 0.995),
+        ({"threshold": -1}, "match", -1),
+        ({"far": 0.1}, "match", 0.5),
+        ({"far": 0.01}, "match", 0.7),
+        ({"far": 0.001}, "match", 0.9),
+        ({"pid": "cleo"}, "unknown", 0.9),
+    ],
+)
+def test_the_decision_obeys_the_threshold(peopled, parameters, decision, threshold):
+    answer = ask(peopled, **parameters)
+    assert answer["decision"] == decision and answer["threshold"] == pytest.approx(threshold)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"k": 1}, {"group_by": "entry"}, {"group_by": "entry", "k": 1}])
+def test_two_identities_over_the_threshold_within_the_margin_are_ambiguous(peopled, parameters):
+    enroll(peopled, ("anna", at(0.985), {}), ("dora", at(0.98), {}))
+    assert ask(peopled, **parameters)["decision"] == "ambiguous"
+    assert len(ask(peopled, k=1)["matches"]) == 1
+
+
+def test_two_entries_of_one_identity_are_not_ambiguous(peopled):
+    enroll(peopled, ("anna", at(0.985), {}))
+    assert ask(peopled, group_by="entry")["decision"] == "match"
+
+
+def test_without_calibration_and_threshold_nothing_is_believed(serving, without):
+    client = serving(embed=without(thresholds=None))
+    enroll(client, ("anna", row(1, dim=8), {}))
+    answer = ask(client, row(1, dim=8))
+    assert (answer["decision"], answer["threshold"]) == ("unknown", None)
+    assert ask(client, row(1, dim=8), threshold=0.5)["decision"] == "match"
+
+
+def test_without_calibration_a_rate_is_refused(serving, without):
+    client = serving(embed=without(thresholds=None))
+    answer = client.get("/search", params={"embedding": text_of(row(1, dim=8)), "far": 0.01})
+    assert answer.status_code == 422 and "no calibration" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "wanted one"),
+        ({"entry_id": 1, "embedding": text_of(row(1))}, "wanted one"),
+        ({"embedding": "%%"}, "no base64"),
+        ({"embedding": ""}, "got 0 bytes, wanted 64"),
+        ({"embedding": text_of(np.ones(15))}, "got 60 bytes, wanted 64 (16 float32 values) or 32 (float16)"),
+        ({"embedding": text_of(np.full(16, np.nan))}, "NaN"),
+        ({"embedding": text_of(np.full(16, np.inf))}, "NaN, infinite"),
+        ({"embedding": text_of(np.zeros(16))}, "got length 0, wanted 1"),
+        ({"embedding": text_of(np.ones(16))}, "got length 4, wanted 1 within 0.001"),
+        ({"embedding": text_of(np.full(16, 1e-42))}, "wanted 1"),
+        ({"entry_id": 1, "k": 0}, "k: "),
+        ({"entry_id": 1, "k": 1001}, "k: "),
+        ({"entry_id": "x"}, "entry_id: "),
+        ({"entry_id": 2**63}, "entry_id: "),
+        ({"entry_id": 1, "threshold": 1.1}, "threshold: "),
+        ({"entry_id": 1, "threshold": "nan"}, "threshold: "),
+        ({"entry_id": 1, "group_by": "camera"}, "group_by: "),
+        ({"entry_id": 1, "since": "yesterday"}, "since: "),
+        ({"entry_id": 1, "rerank": "true"}, "rerank: got an unknown query parameter"),
+        ({"entry_id": 1, "k": [1, 2]}, "k: got 2 values, wanted one"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_what_was_wanted(client, parameters, words):
+    answer = client.get("/search", params=parameters)
+    assert answer.status_code == 422 and words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("query", ["far=0.5", "far=0.0001", "far=0.01&threshold=0.5", "far=0"])
+def test_a_rate_that_means_nothing_is_refused_before_any_decoding(client, query):
+    answer = client.post(f"/search?{query}", files=files(b"no picture at all"))
+    assert answer.status_code == 422 and "far" in answer.json()["error"]["message"]
+
+
+def test_an_entry_that_is_not_there_is_not_found(client):
+    answer = client.get("/search?entry_id=12")
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "entry_not_found"
