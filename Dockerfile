@@ -1,0 +1,30 @@
+# The service alone: service/ and gallery/, no torch. CPU by default; for an NVIDIA GPU: docker build --build-arg VARIANT=gpu .
+# faiss-cpu and faiss-gpu, onnxruntime and onnxruntime-gpu share module folders: VARIANT picks exactly one set.
+FROM python:3.11-slim-bookworm AS build
+ARG VARIANT=cpu
+WORKDIR /src
+RUN python -m venv /venv
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+# Dependencies first, from the project file alone, so that a change of code does not install them again.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python - "$VARIANT" > /tmp/requirements.txt <<'PY' \
+ && /venv/bin/pip install --disable-pip-version-check --constraint constraints.txt --requirement /tmp/requirements.txt
+import sys, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print("\n".join(project["dependencies"] + project["optional-dependencies"][sys.argv[1]]))
+PY
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --uid 10001 --home-dir /app reid && mkdir -p /app /data && chown reid /data
+COPY --from=build /venv /venv
+COPY gallery /app/gallery
+COPY service /app/service
+WORKDIR /app
+USER reid
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 REID_HOST=0.0.0.0 REID_PORT=8000 REID_GALLERY=/data/gallery
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"REID_PORT\"]}/readyz', timeout=4)"]
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "service"]

@@ -1,0 +1,1 @@
+"""Benchmarks: one script per question; each prints a table or JSON. Never part of the tests."""
