@@ -46,6 +46,7 @@ class LocalGallery:
         self._writing = threading.Lock()
         self._remembering = threading.Lock()
         self._memory: Memory | None = self._load()  # None: out of step with the store, searches are refused
+        store.check_entries()
 
     @classmethod
     def open(

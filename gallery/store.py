@@ -155,12 +155,23 @@ class Store:
                 columns = list(zip(*batch, strict=True))
                 yield Rows(list(columns[2]), list(columns[3]), list(columns[4]), list(columns[5]), embeddings)
 
+    def check_entries(self) -> None:
+        """Raises CorruptStore unless the pages of the entries are whole and every index on them is complete.
+
+        A damaged index would hide entries from a deletion, or let duplicates in, without a word.
+        """
+        with self.database.reading() as connection:
+            finding = connection.execute("PRAGMA integrity_check(entries)").fetchone()[0]
+        if finding != "ok":
+            finding = " ".join(finding.split())  # SQLite's runs over several lines
+            raise CorruptStore(f"the tables of {self.database.folder} are damaged: {finding}; restore a snapshot")
+
     def faults(self) -> Iterator[str]:
         """Everything wrong in the file: pages, indexes, references, then the checksum of every entry and crop."""
         with self.database.reading() as connection:
             for (finding,) in connection.execute("PRAGMA integrity_check"):
                 if finding != "ok":
-                    yield f"database: {finding}"
+                    yield f"database: {' '.join(finding.split())}"
             for table, rowid, *_ in connection.execute("PRAGMA foreign_key_check"):
                 yield f"{table}: row {rowid} belongs to nothing"
             for row in connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id"):

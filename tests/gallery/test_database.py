@@ -262,6 +262,20 @@ def test_changed_column_is_found_on_open(people, reopen, damage):
         reopen()
 
 
+def test_damaged_index_is_found_on_open(people, reopen):
+    path, _ = people
+    with closing(sqlite3.connect(path)) as connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'entries_identity'").fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    content = bytearray(path.read_bytes())
+    start = content.index(b"p1c", (page - 1) * size)
+    assert start < page * size
+    content[start : start + 3] = b"p1d"  # in the index another camera, in the row the same one
+    path.write_bytes(content)
+    with pytest.raises(CorruptStore, match="damaged: .*missing from index entries_identity"):
+        reopen()
+
+
 def test_random_damage_never_changes_an_embedding_silently(people, reopen):
     path, entries = people
     whole = path.read_bytes()
