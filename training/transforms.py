@@ -21,10 +21,20 @@ def load_crop(path: Path, *, height: int, width: int) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = to_rgb(ImageOps.exif_transpose(image))
         return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
     except (OSError, ValueError, SyntaxError, NotImplementedError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: got a file that cannot be read as an image ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any mode to RGB as the service does: 16-bit grey keeps its upper byte, transparency is dropped."""
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if "transparency" in image.info and image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns about the direct way
+    return image.convert("RGB")
 
 
 def augment(crop: np.ndarray, *, flip_prob: float, pad: int, rng: np.random.Generator) -> np.ndarray:
