@@ -1,0 +1,116 @@
+"""What the documents tell people to type works: commands, flags, the README's tour, the settings, the names of tests."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training import synthetic
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "service/model/README.md")
+
+
+def code_lines(document: str) -> list[str]:
+    """Every line of the document's fenced blocks, comments cut off."""
+    blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    return [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def inline_code(document: str) -> list[str]:
+    """Every `span of code` outside fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL))
+
+
+def module_commands() -> list[list[str]]:
+    """Every documented python -m command of ours: the module and what follows it."""
+    found = []
+    for document in DOCUMENTS:
+        for line in code_lines(document) + inline_code(document):
+            if match := re.search(r"python -m ((?:training|exporter|service|gallery|benchmarks)\S*)(.*)", line):
+                found.append([match[1], *shlex.split(match[2])])
+    return found
+
+
+def test_documented_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked = {
+        word[1]
+        for document in DOCUMENTS
+        for line in code_lines(document) + inline_code(document)
+        if (word := re.match(r"make ([a-z]+)", line))
+    }
+    assert asked and asked <= targets
+
+
+@pytest.mark.parametrize("module", sorted({command[0] for command in module_commands()}))
+def test_documented_modules_run_and_know_their_flags(module: str) -> None:
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    flags = {word for command in module_commands() if command[0] == module for word in command if word.startswith("--")}
+    assert {flag for flag in flags if flag not in shown} == set()
+
+
+def test_every_test_that_architecture_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "ARCHITECTURE.md").read_text())
+    assert named and [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    documents = (*DOCUMENTS, "ARCHITECTURE.md", "docs/DECISIONS.md", "docs/LOG.md", "CHANGELOG.md")
+    broken = [
+        (document, link)
+        for document in documents
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text())
+        if not ((ROOT / document).parent / link).exists()
+    ]
+    assert broken == []
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service as a newcomer starts it: the bundled model, an empty gallery."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"REID_PORT": str(port), "REID_GALLERY": str(tmp_path_factory.mktemp("served") / "gallery")}
+    process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=os.environ | settings)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}/readyz", process)
+        yield f"localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Returns when the address answers 200, fails after a minute."""
+    for _ in range(600):
+        assert process.poll() is None, "the service ended while starting"
+        try:
+            with urllib.request.urlopen(url):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail("the service was not ready within a minute")
+
+
+def test_the_tour_of_the_readme_works_line_by_line(served: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    person, camera = synthetic.draw_person(rng), synthetic.draw_camera(rng)
+    for name in ("alice1.jpg", "alice2.jpg", "who.jpg"):
+        synthetic.draw_crop(person, camera, rng).save(tmp_path / name)
+    tour = [line for line in code_lines("README.md") if line.startswith("curl ")]
+    assert len(tour) >= 6
+    for line in tour:
+        words = shlex.split(line.replace("localhost:8000", served))
+        answer = subprocess.run([*words, "-sS", "--fail-with-body"], cwd=tmp_path, capture_output=True, text=True)
+        assert answer.returncode == 0, f"{line}\n{answer.stdout}{answer.stderr}"
