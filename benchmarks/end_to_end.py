@@ -31,12 +31,17 @@ def step(*command: str) -> float:
 
 
 @contextmanager
-def running_service(artefact: Path, gallery: Path) -> Iterator[str]:
-    """Starts the service on a free port, yields its address once it is ready, and ends it with SIGTERM."""
+def running_service(artefact: Path, gallery: Path, **more: str) -> Iterator[str]:
+    """Starts the service on a free port, yields its address once it is ready, and ends it with SIGTERM; `more` are settings."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = {"REID_MODEL": str(artefact), "REID_GALLERY": str(gallery), "REID_PORT": str(port), "REID_LOG_LEVEL": "warning"}
+    settings = {
+        "REID_MODEL": str(artefact),
+        "REID_GALLERY": str(gallery),
+        "REID_PORT": str(port),
+        "REID_LOG_LEVEL": "warning",
+    } | more
     print(f"\n$ {' '.join(f'{name}={value}' for name, value in settings.items())} python -m service", flush=True)
     process = subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings)
     url = f"http://127.0.0.1:{port}"
