@@ -58,7 +58,7 @@ class Pipeline:
     ) -> None:
         self._embedder, self._telemetry = embedder, telemetry
         self._max_pixels, self._deadline_s = max_pixels, deadline_s
-        self._decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
+        self.decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
         self._not_ready: str | None = "the first forward pass has not run yet"
         self.batcher: Batcher[Pixels, Embedding] = Batcher(
             self._forward,
@@ -85,7 +85,7 @@ class Pipeline:
     async def close(self) -> None:
         """Finish what is queued, then stop the threads."""
         await self.batcher.close()
-        self._decoders.shutdown()
+        self.decoders.shutdown()
 
     def check_room(self) -> None:
         """Raise Overloaded when not even one crop would be admitted, so that no body is read in vain."""
@@ -114,7 +114,7 @@ class Pipeline:
     async def _embed(self, raw: Sequence[RawCrop], *, keep: bool) -> list[Embedded | ServiceError]:
         with self.batcher.admit(len(raw)) as room:
             loop = asyncio.get_running_loop()
-            prepared = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._prepare, crop, keep) for crop in raw))
+            prepared = await asyncio.gather(*(loop.run_in_executor(self.decoders, self._prepare, crop, keep) for crop in raw))
             good = [crop for crop in prepared if isinstance(crop, Prepared)]
             embeddings = iter(await room.submit([crop.pixels for crop in good]))
         self._telemetry.count_crops(embedded=len(good), refused=len(raw) - len(good))

@@ -1,0 +1,96 @@
+"""Keys: who may read, who may write, and where the service may listen without any."""
+
+import pytest
+from pydantic import SecretStr
+
+from service.access import is_loopback, read_access
+from service.errors import SettingRefused
+
+WRITES = [("POST", "/gallery"), ("DELETE", "/gallery/entries/1"), ("DELETE", "/gallery/identities/a")]
+READS = [
+    ("POST", "/embed"),
+    ("POST", "/search"),
+    ("GET", "/search?entry_id=1"),
+    ("GET", "/gallery"),
+    ("GET", "/gallery/stats"),
+    ("GET", "/gallery/identities"),
+    ("GET", "/gallery/identities/a"),
+    ("GET", "/gallery/entries/1"),
+    ("GET", "/gallery/entries/1/crop"),
+    ("GET", "/model"),
+    ("GET", "/metrics"),
+]
+OPEN = [("GET", "/livez"), ("GET", "/readyz"), ("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")]
+
+
+@pytest.fixture(name="guarded")
+def guarded_fixture(serving, fake):
+    return serving(embed=fake(), api_keys=SecretStr("full, other"), read_only_keys=SecretStr("reader"))
+
+
+def status(client, method, path, key=None):
+    headers = {} if key is None else {"authorization": key}
+    return client.request(method, path, headers=headers).status_code
+
+
+@pytest.mark.parametrize("call", OPEN)
+def test_probes_docs_and_the_page_need_no_key(guarded, call):
+    assert status(guarded, *call) == 200
+
+
+@pytest.mark.parametrize("call", READS + WRITES)
+def test_without_a_key_every_other_call_is_refused(guarded, call):
+    answer = guarded.request(*call)
+    assert answer.status_code == 401 and answer.json()["error"]["code"] == "missing_key"
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "key", ["", "Bearer", "Bearer wrong", "Basic full", "full", "Bearer full,other", "Bearer full, other", "Bearer füll"]
+)
+def test_what_is_no_known_bearer_key_is_refused(guarded, key):
+    answer = guarded.get("/model", headers={"authorization": key.encode()})
+    assert answer.status_code == 401 and answer.json()["error"]["code"] == "missing_key"
+
+
+@pytest.mark.parametrize("call", READS)
+def test_a_read_only_key_reads(guarded, call):
+    assert status(guarded, *call, key="Bearer reader") not in (401, 403)
+
+
+@pytest.mark.parametrize("call", WRITES)
+def test_a_read_only_key_does_not_write(guarded, call):
+    answer = guarded.request(*call, headers={"authorization": "Bearer reader"})
+    assert answer.status_code == 403 and answer.json()["error"]["code"] == "read_only_key"
+
+
+@pytest.mark.parametrize("key", ["Bearer full", "bearer other"])
+def test_a_full_key_does_everything(guarded, key):
+    assert not {status(guarded, *call, key=key) for call in READS + WRITES} & {401, 403}
+
+
+def test_without_configured_keys_everybody_does_everything(serving, fake):
+    client = serving(embed=fake())
+    assert not {status(client, *call) for call in READS + WRITES} & {401, 403}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
+def test_listening_beyond_loopback_without_keys_is_refused(settings, host):
+    with pytest.raises(SettingRefused, match="wanted a loopback address; set REID_API_KEYS"):
+        read_access(settings.model_copy(update={"host": host}))
+
+
+@pytest.mark.parametrize("change", [{"allow_anonymous": True}, {"api_keys": SecretStr("k")}])
+def test_listening_beyond_loopback_is_allowed_with_keys_or_on_request(settings, change):
+    read_access(settings.model_copy(update={"host": "0.0.0.0", **change}))
+
+
+def test_a_key_of_both_kinds_is_refused(settings):
+    both = {"api_keys": SecretStr("a,b"), "read_only_keys": SecretStr("b")}
+    with pytest.raises(SettingRefused, match="also in REID_API_KEYS"):
+        read_access(settings.model_copy(update=both))
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False)])
+def test_loopback_is_recognised(host, loopback):
+    assert is_loopback(host) is loopback

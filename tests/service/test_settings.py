@@ -1,0 +1,44 @@
+"""Settings: where they come from and how they are refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import PREFIX, Settings, describe_settings, unknown_settings
+
+
+def test_help_names_every_setting_and_its_default():
+    text = describe_settings()
+    for field in Settings.model_fields:
+        assert f"  {PREFIX}{field.upper()} " in text
+    assert "[the bundled model]" in text and "[127.0.0.1]" in text and "[true]" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"port": 70000},
+        {"max_crops": 0},
+        {"deadline_s": 0},
+        {"batch_wait_ms": -1},
+        {"provider": "tpu"},
+        {"log_format": "xml"},
+        {"threads": -1},
+    ],
+)
+def test_a_value_out_of_range_is_refused(change):
+    with pytest.raises(ValidationError):
+        Settings(_env_file=None, **change)
+
+
+def test_keys_do_not_show_when_settings_are_printed():
+    assert "sesame" not in repr(Settings(_env_file=None, api_keys="sesame"))
+
+
+def test_a_misspelt_setting_is_pointed_out_with_the_right_one():
+    (complaint,) = unknown_settings(["REID_PROT", "REID_PORT", "PATH"])
+    assert complaint == "REID_PROT is no setting and is ignored; did you mean REID_PORT?"
+
+
+def test_an_unknown_setting_is_pointed_out():
+    (complaint,) = unknown_settings(["REID_ZZZZZZZZZZZ"])
+    assert "--help lists the settings" in complaint

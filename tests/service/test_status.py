@@ -1,0 +1,160 @@
+"""The model, the probes, the metrics, the page, and what every answer carries."""
+
+import asyncio
+import json
+import logging
+import re
+import threading
+
+import numpy as np
+import pytest
+
+from service.telemetry import JsonLines, TextLines
+
+
+def test_the_model_is_described_with_what_runs_it(client):
+    model = client.get("/model").json()
+    assert model["dim"] == 16 and model["space_id"] == "5" * 64 and model["metrics"] == {"mAP": 0.5}
+    assert model["thresholds"]["default"] == 0.9
+    assert model["runtime"]["name"] == "onnxruntime" and model["runtime"]["provider"] == "CPUExecutionProvider"
+
+
+def test_a_started_service_is_alive_and_ready(client):
+    assert client.get("/livez").json() == {"alive": True}
+    assert client.get("/readyz").json() == {"ready": True, "parts": {"model": "ready", "gallery": "ready"}}
+
+
+def test_a_service_whose_first_pass_failed_is_alive_and_not_ready(serving, without):
+    def before(size):
+        raise RuntimeError("no such kernel")
+
+    client = serving(embed=without(before=before))
+    answer = client.get("/readyz")
+    assert client.get("/livez").status_code == 200
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_ready"
+    assert "no such kernel" in answer.json()["parts"]["model"] and answer.json()["parts"]["gallery"] == "ready"
+
+
+def test_a_service_whose_runtime_hangs_is_not_ready_until_it_returns(serving, without):
+    passes, release = iter([True, False]), threading.Event()
+
+    def before(size):
+        assert next(passes) or release.wait(timeout=10)
+
+    client = serving(embed=without(before=before), deadline_s=0.01)
+    batcher = client.app.state.parts.pipeline.batcher
+
+    async def probe():
+        with batcher.admit(1) as room:
+            hanging = asyncio.ensure_future(room.submit([np.zeros((32, 16, 3), dtype=np.uint8)]))
+            while (await client.http.get("/readyz")).status_code == 200:
+                await asyncio.sleep(0)
+            stuck = await client.http.get("/readyz")
+            release.set()
+            await hanging
+        return stuck, await client.http.get("/readyz")
+
+    stuck, recovered = client.run(probe())
+    assert "a forward pass has been running" in stuck.json()["error"]["message"]
+    assert recovered.status_code == 200
+
+
+def metric(client, line):
+    text = client.get("/metrics").text
+    found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
+    return float(found.group(1)) if found else None
+
+
+def test_metrics_count_what_happened(client, pictures):
+    client.post("/gallery", files={"crops": pictures(1)}, data={"pid": "a"})
+    client.post("/embed", files=[("crops", pictures(2)), ("crops", b"text")])
+    client.post("/search", files={"crops": pictures(1)})
+    client.get("/gallery/entries/99")
+    model = client.get("/model").json()
+    ids = f'model_id="{model["model_id"]}",provider="CPUExecutionProvider",space_id="{model["space_id"]}"'
+    assert metric(client, 'reid_requests_total{method="POST",route="/embed",status="200"}') == 1
+    assert metric(client, 'reid_requests_total{method="GET",route="/gallery/entries/{entry_id}",status="404"}') == 1
+    assert metric(client, 'reid_refusals_total{code="entry_not_found"}') == 1
+    assert metric(client, 'reid_crops_total{outcome="embedded"}') == 3
+    assert metric(client, 'reid_crops_total{outcome="refused"}') == 1
+    assert metric(client, "reid_batch_size_count") == 4  # the first pass at start-up, and three requests
+    assert metric(client, "reid_decode_seconds_count") == 3
+    assert metric(client, "reid_search_seconds_count") == 1
+    assert metric(client, "reid_commit_seconds_count") == 1
+    assert metric(client, "reid_gallery_entries") == 1 and metric(client, "reid_gallery_identities") == 1
+    assert metric(client, f"reid_model_info{{{ids}}}") == 1
+
+
+def test_unknown_paths_and_methods_share_one_label(client):
+    client.get("/a")
+    client.get("/b")
+    client.request("BREW", "/c")
+    assert metric(client, 'reid_requests_total{method="GET",route="none",status="404"}') == 2
+    assert metric(client, 'reid_requests_total{method="other",route="none",status="404"}') == 1
+
+
+@pytest.mark.parametrize("sent", ["abc-123", "0b9d~!", "x" * 128])
+def test_a_callers_request_id_comes_back(client, sent):
+    assert client.get("/livez", headers={"x-request-id": sent}).headers["x-request-id"] == sent
+
+
+@pytest.mark.parametrize("sent", [None, "", "x" * 129, "two words", "caf\u00e9"])
+def test_without_a_sane_request_id_one_is_made(client, sent):
+    headers = {} if sent is None else {"x-request-id": sent.encode("latin-1")}
+    made = client.get("/livez", headers=headers).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", made)
+
+
+def test_an_error_names_its_request(client):
+    answer = client.get("/gallery/entries/99", headers={"x-request-id": "here"})
+    assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"] == "here"
+
+
+def test_an_unexpected_error_gives_a_fixed_text_and_a_traceback_in_the_log(client, caplog):
+    def broken():
+        raise ZeroDivisionError("secret detail")
+
+    client.app.add_api_route("/broken", broken)
+    with caplog.at_level(logging.ERROR, logger="service"):
+        answer = client.get("/broken", headers={"x-request-id": "r1"})
+    assert answer.status_code == 500 and answer.headers["x-request-id"] == "r1"
+    assert answer.json()["error"]["code"] == "internal_error" and "secret" not in answer.text
+    (record,) = caplog.records
+    assert record.exc_info and record.fields == {"request_id": "r1"}
+
+
+def test_the_page_comes_with_a_policy_that_allows_only_its_own_files(client):
+    answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    for name in re.findall(r'(?:src|href)="(/console/[^"]+)"', answer.text):
+        assert client.get(name).status_code == 200
+    assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|\sstyle=", answer.text)
+
+
+@pytest.mark.parametrize("path", ["/console/../settings.py", "/console/%2e%2e/settings.py", "/console/nothing.js", "/console/"])
+def test_only_the_pages_own_files_are_served(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "not_found"
+
+
+def test_the_documentation_lists_every_call(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/embed", "/gallery", "/search", "/model", "/livez", "/readyz", "/metrics", "/gallery/stats"} <= set(paths)
+    assert "multipart/form-data" in paths["/embed"]["post"]["requestBody"]["content"]
+
+
+def record_of(**extra):
+    record = logging.LogRecord("service", logging.INFO, "here", 1, "request", (), None)
+    record.__dict__.update(extra)
+    return record
+
+
+def test_a_json_log_line_holds_event_and_fields():
+    line = json.loads(JsonLines().format(record_of(fields={"status": 200, "ms": 1.5})))
+    assert (line["event"], line["level"], line["status"], line["ms"]) == ("request", "info", 200, 1.5)
+
+
+def test_a_text_log_line_holds_event_and_fields():
+    assert TextLines().format(record_of(fields={"status": 200})).endswith("info    request status=200")
