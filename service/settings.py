@@ -92,4 +92,6 @@ def shown_default(value: object) -> str:
         return "the bundled model"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
     return os.fspath(value) if isinstance(value, Path) else str(value)

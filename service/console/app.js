@@ -19,14 +19,15 @@ async function call(path, options = {}) {
   }
   if (!answer.ok) {
     const body = await answer.json().catch(() => null);
-    throw new Refused(body?.error?.message ?? `the service answered ${answer.status}`);
+    const asksForKey = answer.status === 401 && !key; // the form that has just appeared says it all
+    throw new Refused(asksForKey ? "" : (body?.error?.message ?? `the service answered ${answer.status}`));
   }
   return answer;
 }
 
 function complain(error) {
   byId("problem").textContent = error instanceof Refused ? error.message : "The service does not answer. Is it running?";
-  byId("problem").hidden = false;
+  byId("problem").hidden = !byId("problem").textContent;
 }
 
 function element(name, className, text) {
@@ -133,6 +134,8 @@ async function search(files) {
   picture.src = URL.createObjectURL(files[0]);
   picture.hidden = false;
   byId("problem").hidden = true;
+  byId("verdict").hidden = true; // a failed search must not stand above the last one's matches
+  byId("matches").replaceChildren();
   try {
     const answer = await (await call(`/search?k=${MATCHES}`, { method: "POST", body: formOf(files) })).json();
     if (mine === searching) showAnswer(answer);
@@ -164,6 +167,7 @@ async function enroll(event) {
   }
 }
 
+byId("query-picture").addEventListener("error", (event) => (event.target.hidden = true));
 const drop = byId("drop");
 drop.addEventListener("dragover", (event) => {
   event.preventDefault();
