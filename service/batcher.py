@@ -6,7 +6,6 @@ thread of its own, so that a long forward pass never blocks the loop.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 FIRST_GUESS_S = 1.0  # retry-after before anything has been timed
+SHORTEST_S = 1e-6  # a clock may not move between two readings
 RATE_MEMORY = 0.8  # weight of the past in the running items-per-second estimate
 
 
@@ -235,6 +235,6 @@ class Batcher(Generic[T, U]):
                 job.future.set_exception(failure)
 
     def _remember_rate(self, count: int, ran_s: float) -> None:
-        if ran_s > 0 and math.isfinite(count / ran_s):
-            rate = count / ran_s
-            self._items_per_s = (RATE_MEMORY * self._items_per_s + (1 - RATE_MEMORY) * rate) or rate
+        rate = count / max(ran_s, SHORTEST_S)
+        past = self._items_per_s or rate
+        self._items_per_s = RATE_MEMORY * past + (1 - RATE_MEMORY) * rate

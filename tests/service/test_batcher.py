@@ -91,6 +91,20 @@ def test_a_request_beyond_the_room_left_is_refused_at_once():
     asyncio.run(main())
 
 
+def test_the_advice_when_to_return_is_the_time_that_the_queue_takes():
+    async def main():
+        times = iter(range(100))  # every reading is a second after the last: queueing 1, starting 1, ending 1
+        batcher = batcher_of(Gate(), queue_max=8, clock=lambda: float(next(times)))
+        batcher.start()
+        await ask(batcher, [1, 2])
+        with batcher.admit(8), pytest.raises(Overloaded) as refusal:
+            batcher.admit(1)
+        await batcher.close()
+        return refusal.value.retry_after_s
+
+    assert asyncio.run(main()) == pytest.approx(8 / 2)
+
+
 def test_a_request_beyond_the_whole_queue_is_told_so():
     with pytest.raises(TooManyCrops, match="got 5 crops, the queue holds 3"):
         batcher_of(Gate(), queue_max=3).admit(5)
