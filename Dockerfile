@@ -1,3 +1,4 @@
+# syntax=docker/dockerfile:1
 # The service alone: service/ and gallery/, no torch. CPU by default; for an NVIDIA GPU: docker build --build-arg VARIANT=gpu .
 # faiss-cpu and faiss-gpu, onnxruntime and onnxruntime-gpu share module folders: VARIANT picks exactly one set.
 FROM python:3.11-slim-bookworm AS build
