@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,6 +24,13 @@ def no_control_characters(text: str) -> str:
     return text
 
 
+def no_replacement_characters(text: str) -> str:
+    """Refuse what undecodable bytes were turned into: it would make one name of different ones."""
+    if "\ufffd" in text:
+        raise ValueError("should be valid UTF-8 without U+FFFD, which stands for bytes that could not be decoded")
+    return text
+
+
 def rfc_3339(value: object) -> object:
     """Refuse the dates pydantic would also read: numbers, dates without a time, times without an offset."""
     if not isinstance(value, datetime) and not (isinstance(value, str) and RFC_3339.fullmatch(value)):
@@ -31,8 +38,22 @@ def rfc_3339(value: object) -> object:
     return value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(no_control_characters)]
-Moment = Annotated[AwareDatetime, BeforeValidator(rfc_3339)]
+def in_utc(moment: datetime) -> datetime:
+    """Refuse a time that its offset carries out of the years 1 to 9999."""
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("should be in the years 1 to 9999 in UTC") from None
+    return moment
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=128),
+    AfterValidator(no_control_characters),
+    AfterValidator(no_replacement_characters),
+]
+Moment = Annotated[AwareDatetime, BeforeValidator(rfc_3339), AfterValidator(in_utc)]
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 

@@ -150,6 +150,25 @@ def test_any_printable_pid_is_kept_as_it_is(client, pictures, pid):
     assert entry(client, result["entry_id"])["pid"] == pid
 
 
+@pytest.mark.parametrize("query", ["pid=%ff%fe", "pid=%EF%BF%BD", "pid=a&camid=%ff"])
+def test_a_name_of_undecodable_bytes_is_refused(client, pictures, query):
+    answer = client.post(f"/gallery?{query}", content=pictures(1), headers={"content-type": "image/png"})
+    assert answer.status_code == 422 and "should be valid UTF-8 without U+FFFD" in answer.json()["error"]["message"]
+
+
+def test_a_replacement_character_in_a_form_is_refused(client, pictures):
+    answer = client.post("/gallery", files=files(pictures(1)), data={"pid": "\ufffd"})
+    assert answer.status_code == 422 and "pid: " in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_beyond_the_years_of_utc_is_refused(client, pictures, time):
+    answer = client.post("/gallery", files=files(pictures(1)), data={"pid": "a", "captured_at": time})
+    assert answer.status_code == 422 and "captured_at: " in answer.json()["error"]["message"]
+    entries = [{"pid": "good", "embedding": unit_list(1.0)}, {"pid": "a", "embedding": unit_list(1.0), "captured_at": time}]
+    assert ["error" in result for result in results_of(client.post("/gallery", json={"entries": entries}))] == [False, True]
+
+
 def test_embeddings_made_earlier_are_enrolled_bit_for_bit(client, pictures):
     made = client.post("/embed", files=files(pictures(1))).json()["results"][0]["embedding"]
     listed = {"pid": "list", "embedding": made}
