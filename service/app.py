@@ -39,6 +39,7 @@ def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: Loca
             yield
         finally:
             await parts.pipeline.close()
+            parts.search_threads.shutdown()
             parts.gallery_threads.shutdown()
             opened.close()
 

@@ -20,7 +20,8 @@ from service.telemetry import Telemetry
 P = ParamSpec("P")
 T = TypeVar("T")
 
-GALLERY_THREADS = 4  # searches wait for each other inside the gallery; these are for calls that wait for the disk
+GALLERY_THREADS = 4  # for calls that wait for the disk, or for another that does
+SEARCH_THREADS = 2  # searches wait for each other inside the gallery; the second prepares meanwhile
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Parts:
     telemetry: Telemetry
     pipeline: Pipeline
     gallery_threads: ThreadPoolExecutor
+    search_threads: ThreadPoolExecutor
 
     @property
     def model(self) -> ModelInfo:
@@ -44,6 +46,12 @@ class Parts:
     async def read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the gallery from a worker thread, within the deadline."""
         return await within(self.settings.deadline_s, self.write(call, *args, **kwargs))
+
+    async def search(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what touches the gallery's memory alone, within the deadline; no call that waits for the disk is before it."""
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self.search_threads, partial(call, *args, **kwargs))
+        return await within(self.settings.deadline_s, work)
 
     def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         """Call the gallery from a worker thread; a change that has begun is never given up half-way."""
@@ -86,4 +94,5 @@ def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, tel
         telemetry=telemetry,
         pipeline=pipeline,
         gallery_threads=ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery"),
+        search_threads=ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search"),
     )

@@ -41,7 +41,7 @@ async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -
     if (query.entry_id is None) == (query.embedding is None):
         raise InvalidRequest("got both or neither of entry_id and embedding, wanted one; crops go to POST /search")
     if query.entry_id is not None:
-        row = await parts.read(parts.gallery.embedding, query.entry_id)
+        row = await parts.search(parts.gallery.embedding, query.entry_id)
         exclude = frozenset({query.entry_id})
     else:
         row = from_text(query.embedding or "", dim=parts.model.dim)
@@ -86,7 +86,7 @@ async def answer_search(
     """
     threshold = check_threshold(parts, query)
     started = time.perf_counter()
-    result, best = await parts.read(search_and_compare, parts, row, query, exclude)
+    result, best = await parts.search(search_and_compare, parts, row, query, exclude)
     search_ms = ms_since(started)
     parts.telemetry.search_seconds.observe(search_ms / 1000)
     margin = parts.model.thresholds.margin if parts.model.thresholds else 0.0

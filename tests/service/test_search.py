@@ -236,3 +236,12 @@ def test_a_rate_that_means_nothing_is_refused_before_any_decoding(client, query)
 def test_an_entry_that_is_not_there_is_not_found(client):
     answer = client.get("/search?entry_id=12")
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "entry_not_found"
+
+
+def test_calls_that_wait_for_the_disk_do_not_hold_searches_up(peopled):
+    parts = peopled.app.state.parts
+    with parts.gallery._writing:  # an erasure that rewrites the file
+        waiting = [parts.gallery_threads.submit(parts.gallery.stats) for _ in range(2 * parts.gallery_threads._max_workers)]
+        assert ask(peopled)["matches"] and peopled.get("/search?entry_id=1").status_code == 200
+        assert not any(one.done() for one in waiting)
+    assert all(one.result(timeout=10).entries == 4 for one in waiting)
