@@ -93,6 +93,11 @@ class LocalGallery:
         """D, the length of its embeddings."""
         return self._store.space.dim
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is open and can be searched; waits for nothing, so a change under way may go unseen."""
+        return not self._is_closed and self._memory is not None
+
     def enroll(self, entries: Sequence[NewEntry], *, space_id: str, remember: Remember | None = None) -> list[Enrolled]:
         """Enrolls all entries in one durable transaction, or none; answers in the order given.
 

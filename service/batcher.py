@@ -24,11 +24,12 @@ RATE_MEMORY = 0.8  # weight of the past in the running items-per-second estimate
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One finished or failed batch: its size, how long its oldest caller had waited, how long `run` took."""
+    """One batch: its size, how long its oldest caller had waited, how long `run` took, and what it raised if it failed."""
 
     size: int
     waited_s: float
     ran_s: float
+    error: Exception | None
 
 
 @dataclass(eq=False)
@@ -95,7 +96,8 @@ class Batcher(Generic[T, U]):
         self._jobs: dict[_Job[T, U], None] = {}  # ordered, and a caller that leaves is removed in O(1)
         self._waiting = 0
         self._items_per_s = 0.0
-        self._busy_since: float | None = None
+        self._is_running = False
+        self._moved_at = 0.0  # when a batch last began or ended, or an idle queue got its first job
         self._changed = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
@@ -119,8 +121,8 @@ class Batcher(Generic[T, U]):
         return self._waiting
 
     def stalled_s(self) -> float:
-        """How long the batch that runs now has been running; 0 when none runs."""
-        return 0.0 if self._busy_since is None else self._clock() - self._busy_since
+        """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
+        return self._clock() - self._moved_at if self._is_running or self._jobs else 0.0
 
     def admit(self, count: int) -> Room[T, U]:
         """Hold `count` places in the queue, to be used in a `with` block.
@@ -150,6 +152,8 @@ class Batcher(Generic[T, U]):
             future.set_result([])
             return future
         job = _Job(items, future, room, self._clock())
+        if not self._is_running and not self._jobs:
+            self._moved_at = job.queued_at
         self._jobs[job] = None
         # A caller that is cancelled takes its items along: nobody would read their results.
         future.add_done_callback(lambda _: self._jobs.pop(job, None))
@@ -205,19 +209,21 @@ class Batcher(Generic[T, U]):
 
     async def _run_batch(self, shares: list[tuple[_Job[T, U], list[T]]]) -> None:
         items = [item for _, share in shares for item in share]
-        started = self._busy_since = self._clock()
+        started = self._moved_at = self._clock()
+        self._is_running, failure = True, None
         try:
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
             if len(results) != len(items):
                 raise InferenceFailed(f"the runtime returned {len(results)} rows for {len(items)} crops")
         except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the worker lives on
+            failure = error
             self._fail(shares, error)
         else:
             self._deliver(shares, results)
-        ran_s = self._clock() - started
-        self._busy_since = None
+        self._moved_at, self._is_running = self._clock(), False
+        ran_s = self._moved_at - started
         self._remember_rate(len(items), ran_s)
-        self._on_batch(BatchReport(len(items), started - min(job.queued_at for job, _ in shares), ran_s))
+        self._on_batch(BatchReport(len(items), started - min(job.queued_at for job, _ in shares), ran_s, failure))
 
     def _deliver(self, shares: list[tuple[_Job[T, U], list[T]]], results: Sequence[U]) -> None:
         start = 0

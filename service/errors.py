@@ -11,7 +11,7 @@ ServiceError
   ReadOnlyKey            403   a read-only key on a write
   CropNotKept            404   the entry stands, its picture was not kept
   Overloaded             503   the queue is full; carries the seconds after which to try again
-  ModelNotReady          503   no forward pass has succeeded yet, or none for too long
+  ModelNotReady          503   the last forward pass failed, or none has ended for too long
   DeadlineExceeded       504   the request took longer than it may
   ClientGone             499   the caller hung up; nobody reads this answer
   InferenceFailed        500   the runtime raised, or returned a wrong number of rows
@@ -74,7 +74,7 @@ class Overloaded(ServiceError):
 
 
 class ModelNotReady(ServiceError):
-    """No forward pass has succeeded yet, or none for too long."""
+    """The last forward pass failed, or none has ended for too long."""
 
 
 class DeadlineExceeded(ServiceError):

@@ -1,6 +1,7 @@
 """From received crops to embeddings: admission, decoding in threads, batching, under one deadline."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service import crops
-from service.batcher import Batcher
+from service.batcher import Batcher, BatchReport
 from service.embedder import Embeds, one_line
 from service.errors import DeadlineExceeded, ImageTooLarge, ModelNotReady, ServiceError, UndecodableImage
 from service.intake import RawCrop
@@ -60,27 +61,41 @@ class Pipeline:
         self._max_pixels, self._deadline_s = max_pixels, deadline_s
         self.decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
         self._not_ready: str | None = "the first forward pass has not run yet"
+        self._trial: asyncio.Task[None] | None = None
         self.batcher: Batcher[Pixels, Embedding] = Batcher(
             self._forward,
             batch_max=batch_max,
             queue_max=queue_max,
             max_wait_s=max_wait_s,
-            on_batch=telemetry.observe_batch,
+            on_batch=self._observe,
         )
 
     def _forward(self, batch: list[Pixels]) -> list[Embedding]:
         return list(self._embedder.embed(np.stack(batch)))
 
+    def _observe(self, report: BatchReport) -> None:
+        """Remember how the last forward pass went."""
+        self._not_ready = None if report.error is None else f"the last forward pass failed: {one_line(report.error)}"
+        self._telemetry.observe_batch(report)
+
     async def start(self) -> None:
-        """Start the batcher and run one crop through it; until that works, the pipeline is not ready."""
+        """Start the batcher and run one crop through it; until a pass works, the pipeline is not ready."""
         self.batcher.start()
+        await self._try()
+
+    async def _try(self) -> None:
+        """Run a blank crop through the batcher; how it went is observed there, and a full queue tells nothing."""
         model = self._embedder.model
-        try:
-            with self.batcher.admit(1) as room:
-                await room.submit([np.zeros((model.height, model.width, 3), dtype=np.uint8)])
-            self._not_ready = None
-        except ServiceError as error:
-            self._not_ready = f"the first forward pass failed: {one_line(error)}"
+        with contextlib.suppress(ServiceError), self.batcher.admit(1) as room:
+            await room.submit([np.zeros((model.height, model.width, 3), dtype=np.uint8)])
+
+    async def recover(self) -> None:
+        """After a failed pass run another, one at a time: a service that gets no crops could never be ready again."""
+        if self._not_ready is None:
+            return
+        if self._trial is None or self._trial.done():
+            self._trial = asyncio.get_running_loop().create_task(self._try(), name="trial")
+        await asyncio.wait({self._trial}, timeout=self._deadline_s)
 
     async def close(self) -> None:
         """Finish what is queued, then stop the threads."""
@@ -92,12 +107,12 @@ class Pipeline:
         self.batcher.admit(1).free(1)
 
     def check_ready(self) -> None:
-        """Raise ModelNotReady when no forward pass has succeeded, or one has run for longer than a deadline."""
+        """Raise ModelNotReady when the last forward pass failed, or the next takes longer than a deadline."""
         stalled_s = self.batcher.stalled_s()
         if self._not_ready:
             raise ModelNotReady(self._not_ready)
         if stalled_s > self._deadline_s:
-            raise ModelNotReady(f"a forward pass has been running for {stalled_s:.0f} s, wanted {self._deadline_s:g} s")
+            raise ModelNotReady(f"a forward pass has been running or due for {stalled_s:.0f} s, wanted {self._deadline_s:g} s")
 
     async def embed(self, raw: Sequence[RawCrop], *, keep: bool = False) -> list[Embedded | ServiceError]:
         """Embed the crops of one request; a crop that cannot be gives its error in its place.

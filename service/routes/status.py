@@ -44,13 +44,18 @@ async def livez() -> Response:
 @router.get("/readyz", dependencies=[only(NoQuery)])
 async def readyz(request: Request, parts: PartsDep) -> Response:
     """Answer 200 while crops can be embedded and the gallery searched, else 503 naming the part that cannot."""
-    states = {"model": "ready", "gallery": "ready"}
+    await parts.pipeline.recover()
+    states, code = {"model": "ready", "gallery": "ready"}, None
+    if not parts.gallery.is_ready:
+        states["gallery"], code = "closed, or its index could not be rebuilt; restart the service", "gallery_not_ready"
     try:
         parts.pipeline.check_ready()
     except ModelNotReady as error:
-        states["model"] = str(error)
-        return error_answer(request, status=503, code="model_not_ready", message=f"model: {error}", extra={"parts": states})
-    return json_answer({"ready": True, "parts": states})
+        states["model"], code = str(error), "model_not_ready"
+    if code is None:
+        return json_answer({"ready": True, "parts": states})
+    message = "; ".join(f"{part}: {state}" for part, state in states.items() if state != "ready")
+    return error_answer(request, status=503, code=code, message=message, extra={"parts": states})
 
 
 @router.get("/metrics", dependencies=[READS, only(NoQuery)])

@@ -206,7 +206,9 @@ def test_index_that_cannot_be_rebuilt_refuses_to_search(reopen, new):
             gallery.enroll([entry], space_id="space-1")
         with pytest.raises(StoreUnavailable, match="open the gallery again"):
             gallery.search(entry.embedding, k=1)
+        assert not gallery.is_ready
         gallery.enroll([new("bob")], space_id="space-1")  # the next write brings it back in step
+        assert gallery.is_ready
         assert gallery.search(entry.embedding, k=2).identities == 2
 
 

@@ -244,7 +244,41 @@ def test_a_report_names_size_and_times():
         return reports
 
     (report,) = asyncio.run(main())
-    assert report.size == 3 and report.waited_s >= 0 and report.ran_s >= 0
+    assert report.size == 3 and report.waited_s >= 0 and report.ran_s >= 0 and report.error is None
+
+
+def test_a_report_names_what_a_failed_batch_raised():
+    def run(batch):
+        raise RuntimeError("out of memory")
+
+    async def main():
+        reports = []
+        batcher = batcher_of(run, on_batch=reports.append)
+        batcher.start()
+        with pytest.raises(InferenceFailed):
+            await ask(batcher, [1])
+        await batcher.close()
+        return reports
+
+    (report,) = asyncio.run(main())
+    assert isinstance(report.error, RuntimeError)
+
+
+def test_a_queue_that_nobody_serves_is_stalled_and_an_empty_one_never():
+    async def main():
+        times = [5.0]
+        batcher = batcher_of(Gate(), clock=lambda: times[0])  # never started
+        assert batcher.stalled_s() == 0
+        tasks = [await queued(batcher, [1])]
+        times[0] = 7.0
+        tasks.append(await queued(batcher, [2]))
+        stalled_s = batcher.stalled_s()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return stalled_s, batcher.stalled_s()
+
+    assert asyncio.run(main()) == (2.0, 0.0)
 
 
 @settings(max_examples=30, deadline=None)

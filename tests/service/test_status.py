@@ -35,6 +35,64 @@ def test_a_service_whose_first_pass_failed_is_alive_and_not_ready(serving, witho
     assert "no such kernel" in answer.json()["parts"]["model"] and answer.json()["parts"]["gallery"] == "ready"
 
 
+def test_a_service_whose_passes_begin_to_fail_is_not_ready_until_one_succeeds(serving, without, pictures):
+    broken = threading.Event()
+
+    def before(size):
+        if broken.is_set():
+            raise RuntimeError("out of memory")
+
+    client = serving(embed=without(before=before))
+    broken.set()
+    assert client.get("/readyz").status_code == 200  # no pass has failed yet
+    assert client.post("/embed", files={"crops": pictures(1)}).status_code == 500
+    failing = client.get("/readyz")
+    assert failing.status_code == 503 and "the last forward pass failed" in failing.json()["parts"]["model"]
+    broken.clear()
+    assert client.post("/embed", files={"crops": pictures(1)}).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_service_whose_first_pass_failed_becomes_ready_without_traffic(serving, without):
+    failures = iter([True, False])
+
+    def before(size):
+        if next(failures):
+            raise RuntimeError("out of memory")
+
+    client = serving(embed=without(before=before))
+    assert client.get("/readyz").status_code == 200
+    assert client.get("/readyz").status_code == 200  # a third pass would raise StopIteration
+
+
+def test_simultaneous_probes_of_a_failing_service_share_one_pass(serving, without):
+    sizes = []
+
+    def before(size):
+        sizes.append(size)
+        raise RuntimeError("out of memory")
+
+    client = serving(embed=without(before=before))
+
+    async def probe():
+        await asyncio.gather(*(client.app.state.parts.pipeline.recover() for _ in range(8)))
+
+    client.run(probe())
+    assert sizes == [1, 1]  # at start-up, and for all eight
+
+
+def test_a_service_whose_gallery_is_closed_is_not_ready(client):
+    client.app.state.parts.gallery.close()
+    answer = client.get("/readyz")
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "gallery_not_ready"
+    assert answer.json()["parts"]["model"] == "ready" and "closed" in answer.json()["parts"]["gallery"]
+
+
+def test_readiness_waits_for_no_change_of_the_gallery(client):
+    with client.app.state.parts.gallery._writing:
+        assert client.get("/readyz").status_code == 200
+
+
 def test_a_service_whose_runtime_hangs_is_not_ready_until_it_returns(serving, without):
     passes, release = iter([True, False]), threading.Event()
 
