@@ -164,7 +164,7 @@ def train(args: argparse.Namespace, settings: TrainConfig) -> None:
         rate = optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
         loader = epoch_loader(data.train, labels, settings, epoch=epoch)
         scalars = train_epoch(model, loader, optimizer, settings, title=f"epoch {epoch}/{settings.epochs}")
-        facts = replace(facts, epoch=epoch)
+        facts = replace(facts, epoch=epoch, metrics=None)  # figures of an earlier epoch must not pass for this one's
         checkpoint.save(args.out, model, facts, optimizer)
         line = {"epoch": epoch, "lr": rate} | {name: round(value, 5) for name, value in scalars.items()}
         print(json.dumps(line), flush=True)
