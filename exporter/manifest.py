@@ -115,4 +115,4 @@ def describe(
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Writes manifest.json into an artefact folder, whole."""
-    write_whole(folder / "manifest.json", lambda path: path.write_text(json.dumps(asdict(manifest), indent=2) + "\n"))
+    write_whole({folder / "manifest.json": lambda path: path.write_text(json.dumps(asdict(manifest), indent=2) + "\n")})

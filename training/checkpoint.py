@@ -36,29 +36,41 @@ class Facts:
     metrics: dict[str, Any] | None
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` on a temporary file beside `path` and renames it into place: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
+    """Calls each writer on a temporary file beside its path, then renames all into place: a failure leaves every old file."""
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, write in writers.items():
+            write(temporaries[path])
+            with temporaries[path].open("rb") as file:
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def save(folder: Path, model: BNNeck, facts: Facts, optimizer: torch.optim.Optimizer) -> None:
     """Writes a checkpoint and its resume state; a failure leaves the previous files as they were."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    write_whole(folder / RESUME, lambda path: torch.save({"epoch": facts.epoch, "optimizer": optimizer.state_dict()}, path))
-    write_whole(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"epoch": str(facts.epoch)}))
-    save_facts(folder, facts)
+    write_whole(
+        {
+            folder / RESUME: lambda path: torch.save({"epoch": facts.epoch, "optimizer": optimizer.state_dict()}, path),
+            folder / WEIGHTS: lambda path: save_file(state, path, metadata={"epoch": str(facts.epoch)}),
+            folder / FACTS: lambda path: path.write_text(to_text(facts)),
+        }
+    )
 
 
 def save_facts(folder: Path, facts: Facts) -> None:
     """Writes checkpoint.json."""
+    write_whole({folder / FACTS: lambda path: path.write_text(to_text(facts))})
+
+
+def to_text(facts: Facts) -> str:
+    """Returns what checkpoint.json holds."""
     values = {
         "schema_version": SCHEMA_VERSION,
         "config": to_json(facts.config),
@@ -68,7 +80,12 @@ def save_facts(folder: Path, facts: Facts) -> None:
         "started_from": facts.started_from,
         "metrics": facts.metrics,
     }
-    write_whole(folder / FACTS, lambda path: path.write_text(json.dumps(values, indent=2) + "\n"))
+    return json.dumps(values, indent=2) + "\n"
+
+
+def folder_of(path: Path) -> Path:
+    """Returns the run folder that `path` names: itself, or the one that holds it when it is a checkpoint's file."""
+    return path.parent if path.name in (WEIGHTS, FACTS) else path
 
 
 def load(path: Path) -> tuple[BNNeck, Facts]:
@@ -76,7 +93,7 @@ def load(path: Path) -> tuple[BNNeck, Facts]:
 
     Raises ValueError when a file is missing, unreadable, of another schema, or does not fit the network its JSON names.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
     facts = load_facts(folder)
     model = BNNeck(backbone=facts.config.backbone, num_ids=facts.num_ids, last_stride=facts.config.last_stride)
     try:
@@ -84,8 +101,9 @@ def load(path: Path) -> tuple[BNNeck, Facts]:
     except FileNotFoundError:
         raise ValueError(f"{folder / WEIGHTS}: got no such file, wanted the weights that {FACTS} belongs to") from None
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{folder / WEIGHTS}: got weights that do not fit {facts.config.backbone} ({reason})") from error
+        reason = " ".join(str(error).split())[:200]  # torch lists every tensor
+        wanted = f"a whole file for the {facts.config.backbone} of {FACTS}; copy the run folder again"
+        raise ValueError(f"{folder / WEIGHTS}: got weights that do not fit, wanted {wanted} ({reason})") from error
     return model.eval(), facts
 
 
@@ -106,7 +124,7 @@ def load_facts(folder: Path) -> Facts:
     except FileNotFoundError:
         raise ValueError(f"{folder / FACTS}: got no such file, wanted a checkpoint folder made by training.run") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / FACTS}: not a checkpoint description ({error})") from error
+        raise ValueError(f"{folder / FACTS}: not a checkpoint of this version ({error}); train again or copy it again") from error
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, *, epoch: int) -> None:
@@ -115,7 +133,8 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, *, epoch: int
     try:
         state = torch.load(path, "cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read ({error}); without it --resume is not possible") from error
+        reason = type(error).__name__
+        raise ValueError(f"{path}: cannot be read ({reason}); without it --resume is not possible: use a new folder") from error
     if state["epoch"] != epoch:
         raise ValueError(f"{path}: got the state of epoch {state['epoch']}, wanted {epoch}: the run was stopped while saving")
     optimizer.load_state_dict(state["optimizer"])

@@ -153,12 +153,19 @@ def table(result: EvalResult) -> str:
 
 
 def artefact_embedder(folder: Path) -> tuple[Embed, dict[str, Any]]:
-    """Returns an exported model's embed function on ONNX Runtime, and its manifest."""
+    """Returns an exported model's embed function on ONNX Runtime, and its manifest.
+
+    Raises ValueError when the folder holds no whole artefact.
+    """
     import onnxruntime  # only exported artefacts need it; training installs do not
 
-    manifest = json.loads((folder / "manifest.json").read_text())
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    return lambda crops: session.run(None, {manifest["input"]["name"]: crops})[0], manifest
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        name = manifest["input"]["name"]
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has its own family of errors
+        raise ValueError(f"{folder}: got no whole artefact ({error}), wanted a folder that exporter.run wrote") from error
+    return lambda crops: session.run(None, {name: crops})[0], manifest
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -181,11 +188,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             embed, height, width = torch_embedder(model), facts.config.height, facts.config.width
         print(data.summary())
         result = evaluate(embed, data, height=height, width=width)
-    except ValueError as error:
+        print(table(result))
+        if args.json:
+            checkpoint.write_whole({args.json: lambda path: path.write_text(json.dumps(asdict(result), indent=2) + "\n")})
+    except (ValueError, OSError) as error:
         sys.exit(f"training.evaluate: {error}")
-    print(table(result))
-    if args.json:
-        checkpoint.write_whole(args.json, lambda path: path.write_text(json.dumps(asdict(result), indent=2) + "\n"))
 
 
 if __name__ == "__main__":
