@@ -80,7 +80,7 @@ def load_backbone(model: BNNeck, weights: str, *, backbone: Backbone) -> None:
 
     A local file is a state dict (.pth, .pt) or safetensors with torchvision's key names under any prefix; one of our own
     checkpoints serves too, and then brings its neck. The classifier is never loaded: identities differ.
-    Raises ValueError when the file is not there, is no state dict, or lacks parts of this network.
+    Raises ValueError when the file is not there, is no state dict, or holds another network than this.
     """
     if weights == "none":
         return
@@ -91,9 +91,14 @@ def load_backbone(model: BNNeck, weights: str, *, backbone: Backbone) -> None:
     prefix = anchors[0].removesuffix("layer1.0.conv1.weight")
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     wanted = model.backbone.state_dict()
+    found = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")} | found  # older than 2018: none
     wrong = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
+    wrong += [key for key in found if key.startswith("layer") and key not in wanted]  # a deeper network has all of a shallow one
     if wrong:
-        raise ValueError(f"{weights}: {len(wrong)} tensors are missing or of another shape, first {wrong[0]}: another backbone?")
+        raise ValueError(
+            f"{weights}: got {len(wrong)} tensors that {backbone} does not have so, first {wrong[0]}; wanted a {backbone}: "
+            "give the weights' own --backbone"
+        )
     model.backbone.load_state_dict({key: found[key] for key in wanted})
     neck = {key.removeprefix("neck."): value for key, value in state.items() if key.startswith("neck.")}
     if neck:
@@ -102,16 +107,19 @@ def load_backbone(model: BNNeck, weights: str, *, backbone: Backbone) -> None:
 
 def read_weights(weights: str, backbone: Backbone) -> dict[str, Tensor]:
     """Reads a state dict from torchvision or a file; files are never unpickled beyond tensors."""
-    if weights.startswith("IMAGENET1K"):
-        name = {"resnet18": "ResNet18", "resnet50": "ResNet50"}[backbone]
-        state: dict[str, Tensor] = torchvision.models.get_weight(f"{name}_Weights.{weights}").get_state_dict(progress=True)
+    known = {published.name: published for published in torchvision.models.get_model_weights(backbone)}
+    if weights in known:
+        state: dict[str, Tensor] = known[weights].get_state_dict(progress=True)
         return state
     path = Path(weights)
     if not path.is_file():
-        raise ValueError(f"--backbone-weights: got {weights!r}, wanted IMAGENET1K_V1, IMAGENET1K_V2, none or a file")
+        raise ValueError(f"--backbone-weights: got {weights!r}, wanted {', '.join(known)}, none or a file")
     try:
-        loaded: dict[str, Any] = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # every reader has its own family of errors
-        raise ValueError(f"{path}: got a file that cannot be read as weights ({type(error).__name__}: {error})") from error
-    state_dict: dict[str, Tensor] = loaded.get("state_dict", loaded)
-    return state_dict
+        reason = f"{type(error).__name__}: {str(error)[:80]}"  # the whole advises to unpickle the file anyway
+        raise ValueError(f"{path}: got a file that cannot be read as weights, wanted tensors alone ({reason!r})") from error
+    named = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(named, dict):
+        raise ValueError(f"{path}: got a {type(named).__name__}, wanted a state dict: tensors by name")
+    return {key: value for key, value in named.items() if isinstance(value, Tensor)}
