@@ -5,6 +5,7 @@ Sources: "paper" is Luo et al. 2019, "code" the authors' released implementation
 """
 
 import argparse
+import math
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -49,6 +50,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             check_range(item, getattr(self, item.name))
+        if 0 in (self.epochs, self.lr):
+            raise ValueError(f"epochs and lr: got {self.epochs} and {self.lr:g}, wanted both above zero")
         if self.last_stride not in (1, 2):
             raise ValueError(f"last_stride: got {self.last_stride}, wanted 1 or 2")
         if self.frozen_stages > 5:
@@ -66,13 +69,16 @@ class TrainConfig:
 
 
 def check_range(item: "Field[Any]", value: Any) -> None:
-    """Raises ValueError for a value outside its Literal's choices or a negative number."""
+    """Raises ValueError for a value outside its Literal's choices, of another type, negative or not finite."""
     hint = get_type_hints(TrainConfig)[item.name]
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        raise ValueError(f"{item.name}: got {value!r}, wanted one of {', '.join(get_args(hint))}")
-    numbers = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(number, int | float) and number < 0 for number in numbers):
-        raise ValueError(f"{item.name}: got {value}, wanted a number that is not negative")
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{item.name}: got {value!r}, wanted one of {', '.join(get_args(hint))}")
+        return
+    kinds, wanted = ((int, float), "a finite number") if hint is float else ((int,), "whole numbers")
+    numbers = value if get_origin(hint) is tuple else (value,)
+    if not isinstance(numbers, tuple) or not all(isinstance(one, kinds) and 0 <= one < math.inf for one in numbers):
+        raise ValueError(f"{item.name}: got {value!r}, wanted {wanted} not below zero")
 
 
 def strong_baseline() -> TrainConfig:

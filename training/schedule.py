@@ -10,8 +10,8 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     w + (1 - w) * (e - 1) / W, so the full rate is reached in epoch W + 1. Differs from the paper's eq. 1 (t / 10) only there.
 
     >>> config = TrainConfig()
-    >>> [f"{learning_rate(config, epoch):.2e}" for epoch in (1, 2, 10, 11, 40, 41, 70, 71, 120)]
-    ['3.50e-06', '3.82e-05', '3.15e-04', '3.50e-04', '3.50e-04', '3.50e-05', '3.50e-05', '3.50e-06', '3.50e-06']
+    >>> [f"{learning_rate(config, epoch):.5g}" for epoch in (1, 2, 10, 11, 40, 41, 70, 71, 120)]
+    ['3.5e-06', '3.815e-05', '0.00031535', '0.00035', '0.00035', '3.5e-05', '3.5e-05', '3.5e-06', '3.5e-06']
     """
     if epoch < 1:
         raise ValueError(f"epoch: got {epoch}, wanted 1 or more")
