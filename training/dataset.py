@@ -54,7 +54,7 @@ class Dataset:
 def read_folder(folder: Path) -> tuple[list[Sample], int]:
     """Reads one list: the samples in file-name order without junk, and the number of junk files.
 
-    Raises ValueError when the folder is missing, holds no image, or holds an image whose name carries no pid and camera.
+    Raises ValueError when the folder is missing, holds no image or junk alone, or an image whose name carries no pid and camera.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: got no such folder, wanted a Market-1501 layout ({TRAIN}/, {QUERY}/, {GALLERY}/)")
@@ -68,6 +68,8 @@ def read_folder(folder: Path) -> tuple[list[Sample], int]:
             raise ValueError(f"{path}: got a name without identity and camera, wanted one such as 0002_c1s1_000451_03.jpg")
         samples.append(Sample(path=path, pid=int(found[1]), camid=int(found[2])))
     kept = [sample for sample in samples if sample.pid != JUNK_PID]
+    if not kept:
+        raise ValueError(f"{folder}: got {len(samples)} images, all junk (pid -1), wanted at least one identity")
     return kept, len(samples) - len(kept)
 
 
