@@ -17,5 +17,6 @@ class EmbeddingGraph(nn.Module):
         self.neck = model.neck
 
     def forward(self, crops: Tensor) -> Tensor:
-        f_i = self.neck(self.backbone(transforms.normalize(crops)))
+        images = transforms.normalize(crops).contiguous()  # channels last would be exported as a gather after the pooling
+        f_i = self.neck(self.backbone(images))
         return nn.functional.normalize(f_i, dim=1)

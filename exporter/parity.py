@@ -46,28 +46,31 @@ def runtime_embedder(path: Path) -> Embed:
 def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: str) -> Parity:
     """Compares both on batches cut from uint8 crops [N, H, W, 3]; N >= 42 so that every batch size is met.
 
-    Raises ValueError naming the worst row: its cosine to torch, a length other than 1, an output that depends on its batch, or
-    (fp32) neighbours in another order.
+    Raises ValueError with too few crops, else naming the worst row: its cosine to torch, a length other than 1, an output that
+    depends on its batch; or (fp32) other neighbours.
     """
+    if len(crops) < sum(BATCH_SIZES):
+        raise ValueError(f"parity: got {len(crops)} crops, wanted at least {sum(BATCH_SIZES)} to fill batches of {BATCH_SIZES}")
     expected = reference(crops)
-    worst, total, start = 1.0, 0.0, 0
-    got = np.zeros_like(expected)
+    got, start = np.zeros_like(expected), 0
     for size in BATCH_SIZES:
         got[start : start + size] = exported(crops[start : start + size])
         start += size
     cosines = np.sum(got[:start] * expected[:start], axis=1)
     norms = np.linalg.norm(got[:start], axis=1)
+    if not np.allclose(norms, 1, atol=1e-4):
+        row = int(np.abs(norms - 1).argmax())
+        raise ValueError(f"parity: got an embedding of length {norms[row]:.6f} at row {row}, wanted 1")
     worst, total = float(cosines.min()), float(cosines.mean())
     if worst < LEAST_COSINE[precision]:
         row = int(cosines.argmin())
         raise ValueError(f"parity: got cosine {worst:.6f} to torch at row {row}, wanted at least {LEAST_COSINE[precision]}")
-    if not np.allclose(norms, 1, atol=1e-4):
-        row = int(np.abs(norms - 1).argmax())
-        raise ValueError(f"parity: got an embedding of length {norms[row]:.6f} at row {row}, wanted 1")
     together = exported(crops[: BATCH_SIZES[-1]])
     apart = np.concatenate([exported(crops[row : row + 1]) for row in range(BATCH_SIZES[-1])])
-    if (difference := float(np.abs(together - apart).max())) > 1e-4:
-        raise ValueError(f"parity: an embedding changes by {difference:.6f} with the batch it is in, wanted at most 0.0001")
+    change = np.abs(together - apart).max(axis=1)
+    row = int(change.argmax())
+    if change[row] > 1e-4:
+        raise ValueError(f"parity: got an embedding that changes by {change[row]:.6f} with its batch at row {row}, wanted 0.0001")
     if precision == "fp32" and not np.array_equal(_neighbours(got[:start]), _neighbours(expected[:start])):
         raise ValueError(f"parity: got other nearest neighbours than torch among {start} crops")
     return Parity(worst_cosine=round(worst, 6), mean_cosine=round(total, 6), num_crops=start, batch_sizes=BATCH_SIZES)
