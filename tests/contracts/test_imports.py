@@ -76,7 +76,9 @@ def test_nothing_imports_tests_benchmarks_or_a_command(path):
     for one in imports_of(path):
         parts = one.name.split(".")
         assert parts[0] not in {"tests", "benchmarks"}
-        assert parts[0] not in PACKAGES or not {"run", "__main__"} & set(parts[1:2]), f"{one.name}: commands are imported by nobody"
+        assert parts[0] not in PACKAGES or not {"run", "__main__"} & set(parts[1:2]), (
+            f"{one.name}: commands are imported by nobody"
+        )
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name in {"errors.py", "entry.py"}], ids=name_of)

@@ -29,7 +29,9 @@ def test_a_file_and_its_functions_keep_to_the_limits(path):
     assert long_functions(source) == []
 
 
-@pytest.mark.parametrize(("name", "lines", "is_long"), [("f", 60, False), ("f", 61, True), ("main", 80, False), ("main", 81, True)])
+@pytest.mark.parametrize(
+    ("name", "lines", "is_long"), [("f", 60, False), ("f", 61, True), ("main", 80, False), ("main", 81, True)]
+)
 def test_the_limit_of_main_is_higher(name, lines, is_long):
     source = f"def {name}():\n" + "    pass\n" * (lines - 1)
     assert bool(long_functions(source)) == is_long
