@@ -72,7 +72,10 @@ def first_problem(problems: object) -> str:
     assert isinstance(problems, list | tuple) and problems
     first = problems[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body"))
-    got = repr(first.get("input"))
+    try:
+        got = repr(first.get("input"))
+    except RecursionError:  # orjson reads deeper than repr writes
+        got = f"a {type(first['input']).__name__} nested too deep to show"
     got = got if len(got) <= 80 else got[:77] + "..."
     return f"{place or 'request'}: {first['msg']}, got {got}"
 

@@ -5,6 +5,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.answers import first_problem
@@ -14,6 +15,8 @@ MAX_ENTRIES = 1000  # embeddings enrolled by one request
 MAX_PAGE = 1000
 MAX_K = 1000
 MAX_CURSOR = 4096
+MAX_DEPTH = 16  # of attributes: lists and objects within each other
+MAX_ATTRIBUTES = 65_536  # bytes as JSON
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -45,6 +48,20 @@ def in_utc(moment: datetime) -> datetime:
     except OverflowError:
         raise ValueError("should be in the years 1 to 9999 in UTC") from None
     return moment
+
+
+def modest(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Refuse attributes that are too deep for JSON libraries, or no longer a remark beside a picture."""
+    level: list[Any] = [attributes]
+    for _ in range(MAX_DEPTH):
+        level = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
+        level = [child for child in level if isinstance(child, dict | list)]
+    if level:
+        raise ValueError(f"should be nested at most {MAX_DEPTH} deep")
+    size = len(orjson.dumps(attributes))
+    if size > MAX_ATTRIBUTES:
+        raise ValueError(f"should be at most {MAX_ATTRIBUTES} bytes of JSON, not {size}")
+    return attributes
 
 
 Name = Annotated[
@@ -132,7 +149,7 @@ class Labels(Strict):
     pid: Name
     camid: Name | None = None
     captured_at: Moment | None = None
-    attributes: dict[str, Any] = {}
+    attributes: Annotated[dict[str, Any], AfterValidator(modest)] = {}
 
 
 class EntryIn(Labels):

@@ -112,7 +112,10 @@ def len_or_type(value: object) -> str:
 
 def sha256_of(content: object) -> str:
     """Name a request's content, whatever form it was sent in."""
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    try:
+        return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    except orjson.JSONEncodeError as error:  # it reads deeper than it writes
+        raise InvalidRequest(f"got a body that cannot be written as JSON again ({error}), wanted shallow values") from None
 
 
 def labels_of(fields: Mapping[str, Any], count: int) -> list[Labels]:

@@ -169,6 +169,43 @@ def test_a_time_beyond_the_years_of_utc_is_refused(client, pictures, time):
     assert ["error" in result for result in results_of(client.post("/gallery", json={"entries": entries}))] == [False, True]
 
 
+def nested(depth):
+    """Attributes of so many objects and lists within each other, as JSON."""
+    return '{"a":' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "status"),
+    [
+        (nested(16), 201),
+        (nested(17), 422),
+        (nested(300), 422),
+        (nested(1000), 422),
+        (json.dumps({"a": "x" * 65_000}), 201),
+        (json.dumps({"a": "x" * 65_530}), 422),
+    ],
+)
+def test_attributes_are_of_modest_depth_and_size_in_every_form(client, pictures, attributes, status):
+    crop = base64.b64encode(pictures(2)).decode()
+    entry = json.dumps({"pid": "a", "embedding": unit_list(1.0)})
+    bodies = [
+        f'{{"crops": ["{crop}"], "pid": "a", "attributes": {attributes}}}',
+        f'{{"entries": [{entry[:-1]}, "attributes": {attributes}}}]}}',
+    ]
+    answers = [client.post("/gallery", files=files(pictures(1)), data={"pid": "a", "attributes": attributes})]
+    answers += [client.post("/gallery", content=body, headers={"content-type": "application/json"}) for body in bodies]
+    assert [answer.status_code for answer in answers] == [status] * 3, [answer.text for answer in answers]
+    assert client.get("/gallery").status_code == 200
+
+
+@pytest.mark.parametrize("field", ["pid", "camid", "captured_at"])
+def test_a_label_that_is_deep_json_is_refused(client, pictures, field):
+    crop = base64.b64encode(pictures(1)).decode()
+    body = f'{{"crops": ["{crop}"], "{field}": {nested(1000)}}}'
+    answer = client.post("/gallery", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and answer.json()["error"]["code"] == "invalid_request"
+
+
 def test_embeddings_made_earlier_are_enrolled_bit_for_bit(client, pictures):
     made = client.post("/embed", files=files(pictures(1))).json()["results"][0]["embedding"]
     listed = {"pid": "list", "embedding": made}
