@@ -4,19 +4,21 @@ import hashlib
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from service.errors import MissingKey, ReadOnlyKey, SettingRefused
+from service.errors import ForbiddenOrigin, MissingKey, ReadOnlyKey, SettingRefused
 from service.settings import Settings
 
 
 @dataclass(frozen=True)
 class Access:
-    """The keys' sha256 digests; with no key at all everybody may do everything."""
+    """The keys' sha256 digests; with no key at all everybody may do everything, but no web page on its own."""
 
     full: tuple[bytes, ...]
     read_only: tuple[bytes, ...]
+    is_local: bool  # only this machine is meant to call: no keys, on loopback
 
     def check(self, authorization: str | None, *, writes: bool) -> None:
         """Let a caller pass or refuse it.
@@ -39,6 +41,37 @@ class Access:
             raise MissingKey("got an unknown API key, wanted one of REID_API_KEYS or REID_READ_ONLY_KEYS")
         if writes and not may_write:
             raise ReadOnlyKey("got a read-only key, wanted one of REID_API_KEYS for a call that changes the gallery")
+
+    def check_origin(self, *, origin: str | None, host: str | None, is_change: bool) -> None:
+        """Refuse what a page of another site makes a browser send; with keys there is no need, as no page knows one.
+
+        Args:
+            origin, host: the headers; every browser sends Host, and Origin with whatever is not a plain GET.
+            is_change: whether the method is other than GET and HEAD.
+
+        Raises:
+            ForbiddenOrigin: a change from another site's page, or a name that is not this machine's (DNS rebinding).
+        """
+        if self.full or self.read_only or host is None:
+            return
+        if is_change and origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise ForbiddenOrigin(
+                f"got Origin {origin} for Host {host}, wanted the same without keys; set REID_API_KEYS, "
+                "or let the proxy pass Host on"
+            )
+        if self.is_local and not is_loopback(host_name(host)):
+            raise ForbiddenOrigin(
+                f"got Host {host}, wanted localhost or a loopback address without keys; set REID_API_KEYS, "
+                "or REID_ALLOW_ANONYMOUS=true if a proxy keeps strangers out"
+            )
+
+
+def host_name(host: str) -> str:
+    """Take the port off a Host header; empty when it makes no sense."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def digest(key: str) -> bytes:
@@ -70,7 +103,8 @@ def read_access(settings: Settings) -> Access:
             f"REID_HOST: got {settings.host} without keys, wanted a loopback address; "
             "set REID_API_KEYS, or REID_ALLOW_ANONYMOUS=true if a proxy keeps strangers out"
         )
-    return Access(tuple(map(digest, full)), tuple(map(digest, read_only)))
+    is_local = not full and not read_only and not settings.allow_anonymous
+    return Access(tuple(map(digest, full)), tuple(map(digest, read_only)), is_local)
 
 
 def is_loopback(host: str) -> bool:

@@ -12,6 +12,7 @@ from service.embedder import Embeds
 from service.middleware import RequestTrail
 from service.parts import assemble, open_embedder, open_gallery
 from service.routes import console, embed, enroll, entries, identities, search, status
+from service.routes.common import SAME_ORIGIN
 from service.settings import Settings
 from service.telemetry import Telemetry
 
@@ -47,6 +48,6 @@ def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: Loca
     app.add_middleware(RequestTrail, telemetry=telemetry)
     install_error_handlers(app)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[SAME_ORIGIN])
     app.mount("/console", console.static_files())
     return app

@@ -9,6 +9,7 @@ ServiceError
   UnsupportedMedia       415   a content type that carries no crops
   MissingKey             401   no API key, or an unknown one
   ReadOnlyKey            403   a read-only key on a write
+  ForbiddenOrigin        403   a page of another site, or a name that is not this machine's, where no keys are set
   CropNotKept            404   the entry stands, its picture was not kept
   Overloaded             503   the queue is full; carries the seconds after which to try again
   ModelNotReady          503   the last forward pass failed, or none has ended for too long
@@ -61,6 +62,10 @@ class ReadOnlyKey(ServiceError):
     """A read-only key was sent with a write."""
 
 
+class ForbiddenOrigin(ServiceError):
+    """No keys are set, and the request comes from another site's page, or by a name that is not this machine's."""
+
+
 class CropNotKept(ServiceError):
     """The entry stands, but its picture was not kept."""
 
@@ -111,6 +116,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
     UnsupportedMedia: (415, "unsupported_media"),
     MissingKey: (401, "missing_key"),
     ReadOnlyKey: (403, "read_only_key"),
+    ForbiddenOrigin: (403, "forbidden_origin"),
     CropNotKept: (404, "crop_not_kept"),
     Overloaded: (503, "overloaded"),
     ModelNotReady: (503, "model_not_ready"),

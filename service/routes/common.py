@@ -26,6 +26,12 @@ async def get_parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(get_parts)]
 
 
+async def check_origin(request: Request, parts: PartsDep) -> None:
+    """Refuse what a page of another site makes a browser send."""
+    headers, is_change = request.headers, request.method not in ("GET", "HEAD")
+    parts.access.check_origin(origin=headers.get("origin"), host=headers.get("host"), is_change=is_change)
+
+
 async def check_reader(request: Request, parts: PartsDep) -> None:
     """Refuse a caller without a key."""
     parts.access.check(request.headers.get("authorization"), writes=False)
@@ -36,6 +42,7 @@ async def check_writer(request: Request, parts: PartsDep) -> None:
     parts.access.check(request.headers.get("authorization"), writes=True)
 
 
+SAME_ORIGIN = Depends(check_origin)
 READS = Depends(check_reader)
 WRITES = Depends(check_writer)
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -123,7 +123,7 @@ class Client:
         self._thread.start()
         self._lifespan = app.router.lifespan_context(app)
         self.run(self._lifespan.__aenter__())
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine on the application's loop."""

@@ -94,3 +94,39 @@ def test_a_key_of_both_kinds_is_refused(settings):
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False)])
 def test_loopback_is_recognised(host, loopback):
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize("call", [("POST", "/embed"), *WRITES])
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:8001", "http://127.0.0.1:8000", "null", ""])
+def test_without_keys_a_page_of_another_site_changes_nothing(serving, fake, call, origin):
+    client = serving(embed=fake())
+    answer = client.request(*call, headers={"host": "localhost:8000", "origin": origin})
+    assert answer.status_code == 403 and answer.json()["error"]["code"] == "forbidden_origin"
+    assert "set REID_API_KEYS" in answer.json()["error"]["message"]
+
+
+def test_without_keys_the_services_own_page_does_everything(serving, fake):
+    client = serving(embed=fake())
+    headers = {"host": "localhost:8000", "origin": "http://localhost:8000"}
+    assert not {client.request(*call, headers=headers).status_code for call in READS + WRITES} & {401, 403}
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", "", "[::", "@"])
+def test_without_keys_on_loopback_another_name_is_refused(serving, fake, host):
+    answer = serving(embed=fake()).get("/gallery", headers={"host": host})
+    assert answer.status_code == 403 and "wanted localhost or a loopback address" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.9.9.9", "[::1]:8000"])
+def test_every_loopback_name_is_let_in(serving, fake, host):
+    assert serving(embed=fake()).get("/gallery", headers={"host": host}).status_code == 200
+
+
+def test_behind_a_proxy_that_keeps_strangers_out_any_name_is_let_in(serving, fake):
+    client = serving(embed=fake(), allow_anonymous=True)
+    assert client.get("/gallery", headers={"host": "people.example"}).status_code == 200
+
+
+def test_with_keys_neither_origin_nor_host_matter(guarded):
+    headers = {"authorization": "Bearer full", "host": "people.example", "origin": "https://other.example"}
+    assert guarded.delete("/gallery/entries/1", headers=headers).status_code == 404

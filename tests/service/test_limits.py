@@ -246,7 +246,7 @@ def test_shutting_down_answers_what_is_queued(settings, without, pictures, gate)
         app = create_app(settings, embed=without(before=gate))
         async with app.router.lifespan_context(app):
             gate.shut()
-            http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+            http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
             tasks = [asyncio.ensure_future(http.post("/embed", files=files(pictures(0))))]
             await gate.until_entered()
             tasks += [asyncio.ensure_future(http.post("/embed", files=files(pictures(seed)))) for seed in (1, 2)]
