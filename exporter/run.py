@@ -52,9 +52,12 @@ def calibration_crops(folder: Path, facts: Facts) -> np.ndarray:
 
 
 def measure(args: argparse.Namespace, facts: Facts, exported: Embed) -> tuple[dict[str, Any] | None, str]:
-    """Returns the figures for the manifest and what they were measured on: this very file with --data, else the checkpoint."""
+    """Returns the figures for the manifest and what they were measured on: this very file with --data, else the checkpoint.
+
+    An int8 file that was not measured has no figures: the checkpoint's thresholds are not its own.
+    """
     if args.data is None:
-        return facts.metrics, "the checkpoint in fp32"
+        return (facts.metrics if args.precision == "fp32" else None), "the checkpoint in fp32"
     data = dataset.read_dataset(args.data)
     result = evaluate.evaluate(exported, data, height=facts.config.height, width=facts.config.width)
     print(evaluate.table(result))
@@ -78,7 +81,7 @@ def build(args: argparse.Namespace, folder: Path) -> None:
     agreement = parity.check(evaluate.torch_embedder(model), exported, crops, precision=args.precision)
     print(f"parity: worst cosine {agreement.worst_cosine}, mean {agreement.mean_cosine} at batches of {agreement.batch_sizes}")
     metrics, measured_on = measure(args, facts, exported)
-    weights = (args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent) / checkpoint.WEIGHTS
+    weights = checkpoint.folder_of(args.checkpoint) / checkpoint.WEIGHTS
     described = manifest.describe(
         path,
         weights,

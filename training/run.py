@@ -31,31 +31,33 @@ Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
 class TrainingCrops(TorchDataset[tuple[Tensor, Tensor]]):
-    """Augmented training crops of one epoch: index -> uint8 [H, W, 3] and label int64 [].
+    """Augmented training crops of one epoch in the order they are drawn: place -> uint8 [H, W, 3] and label int64 [].
 
-    Each crop's randomness comes from (seed, epoch, index) alone, so worker processes and resumed runs draw the same.
+    Each crop's randomness comes from (seed, epoch, place) alone, so worker processes and resumed runs draw the same, and a crop
+    that a small identity gives twice is augmented twice.
     """
 
-    def __init__(self, samples: Sequence[Sample], labels: np.ndarray, settings: TrainConfig, *, epoch: int) -> None:
+    def __init__(self, samples: Sequence[Sample], labels: Sequence[int], settings: TrainConfig, *, epoch: int) -> None:
         self.samples, self.labels, self.settings, self.epoch = samples, labels, settings, epoch
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        crop = transforms.load_crop(self.samples[index].path, height=settings.height, width=settings.width)
-        rng = np.random.default_rng((settings.seed, self.epoch, index))
+        crop = transforms.load_crop(self.samples[place].path, height=settings.height, width=settings.width)
+        rng = np.random.default_rng((settings.seed, self.epoch, 1 + place))  # a trailing 0 would repeat the sampler's stream
         augmented = transforms.augment(crop, flip_prob=settings.flip_prob, pad=settings.pad, rng=rng)
-        return torch.from_numpy(augmented), torch.tensor(self.labels[index])
+        return torch.from_numpy(augmented), torch.tensor(self.labels[place])
 
 
 def epoch_loader(samples: Sequence[Sample], labels: np.ndarray, settings: TrainConfig, *, epoch: int) -> Loader:
     """Returns the P x K batches of one epoch: uint8 [B, H, W, 3] and labels int64 [B]."""
     rng = np.random.default_rng((settings.seed, epoch))
     drawn = sampler.epoch_batches(labels, ids_per_batch=settings.ids_per_batch, crops_per_id=settings.crops_per_id, rng=rng)
-    crops = TrainingCrops(samples, labels, settings, epoch=epoch)
-    return DataLoader(crops, batch_sampler=drawn, num_workers=settings.workers)
+    order = [index for batch in drawn for index in batch]
+    crops = TrainingCrops([samples[index] for index in order], [int(labels[index]) for index in order], settings, epoch=epoch)
+    return DataLoader(crops, batch_size=settings.ids_per_batch * settings.crops_per_id, num_workers=settings.workers)
 
 
 def train_epoch(
@@ -132,7 +134,7 @@ def prepare(
 ) -> tuple[BNNeck, torch.optim.Optimizer, Facts]:
     """Builds the model and its optimiser, fresh or from the run folder's last epoch."""
     model = BNNeck(backbone=settings.backbone, num_ids=num_ids, last_stride=settings.last_stride)
-    facts = Facts(settings, num_ids, 0, data_name, args.backbone_weights, None)
+    facts = Facts(settings, num_ids, 0, data_name, Path(args.backbone_weights).name, None)
     resumed = args.resume and (args.out / checkpoint.FACTS).is_file()
     if resumed:
         model, before = checkpoint.load(args.out)

@@ -7,9 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from training import config, dataset, run
 from training.checkpoint import FACTS, RESUME, WEIGHTS, load, load_facts
+from training.config import TrainConfig
+from training.dataset import Sample
 from training.run import epoch_loader, main, prepare, train_epoch, train_step
 
 
@@ -161,7 +164,7 @@ def test_training_on_drawn_people_reduces_the_loss(flags, tmp_path):
     assert steps[-1]["triplet_loss"] < 0.6 * steps[0]["triplet_loss"]
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_index(flags, tmp_path):
+def test_augmentation_is_a_function_of_seed_epoch_and_place(flags, tmp_path):
     _, settings, samples, labels = settings_and_data(flags, tmp_path)
 
     def crop(epoch, index):
@@ -172,7 +175,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(flags, tmp_path):
 
 
 def test_a_batch_holds_crops_and_the_labels_that_belong_to_them(flags, tmp_path):
-    _, settings, samples, labels = settings_and_data(flags, tmp_path)
+    _, settings, samples, labels = settings_and_data(flags, tmp_path, "--pad", 0, "--flip-prob", 0)
     seen = run.TrainingCrops(samples, labels, settings, epoch=3)
     known = {seen[index][0].numpy().tobytes(): int(labels[index]) for index in range(len(samples))}
     for crops, batch_labels in epoch_loader(samples, labels, settings, epoch=3):
@@ -204,3 +207,13 @@ def test_a_run_can_begin_from_the_weights_of_another(one_epoch, flags, tmp_path)
     before, after = load(one_epoch)[0].state_dict(), load(tmp_path / "run")[0].state_dict()
     assert load_facts(tmp_path / "run").started_from == str(one_epoch / WEIGHTS)
     assert all(torch.equal(value, after[key]) for key, value in before.items() if key.startswith("backbone."))
+
+
+def test_a_crop_drawn_twice_is_augmented_twice(tmp_path):
+    path = tmp_path / "0001_c1s1_000000_00.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 32, 3), dtype=np.uint8)).save(path)
+    settings = TrainConfig(height=64, width=32, pad=8, ids_per_batch=2, crops_per_id=4, workers=0)
+    samples = [Sample(path, pid, 1) for pid in (1, 2)]
+    crops, labels = next(iter(run.epoch_loader(samples, np.array([0, 1]), settings, epoch=1)))
+    of_one = crops[labels == 0].numpy()
+    assert len(np.unique(of_one.reshape(4, -1), axis=0)) == 4
