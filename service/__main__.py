@@ -1,7 +1,6 @@
 """python -m service: read the settings, open the parts, run the server until SIGTERM."""
 
 import logging
-import os
 import socket
 import sys
 import warnings
@@ -16,7 +15,7 @@ from service.app import create_app
 from service.embedder import one_line
 from service.errors import ServiceError, SettingRefused
 from service.parts import open_embedder, open_gallery
-from service.settings import Settings, describe_settings, read_settings, unknown_settings
+from service.settings import Settings, describe_settings, given_names, read_settings, unknown_settings
 from service.telemetry import configure_logging
 
 USAGE = """usage: python -m service [--help]
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> int:
 def serve(settings: Settings) -> int:
     """Open everything that can fail, cheapest first, then serve."""
     configure_logging(form=settings.log_format, level=settings.log_level)
-    for complaint in unknown_settings(os.environ):
+    for complaint in unknown_settings(given_names()):
         logging.getLogger("service").warning(complaint)
     # Pillow only warns about a decompression bomb of up to twice its limit; as an error it becomes the crop's own.
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from service.errors import SettingRefused
 
 PREFIX = "REID_"
+ENV_FILE = Path(".env")
 BUNDLED_MODEL = Path(__file__).parent / "model"
 
 
 class Settings(BaseSettings):
     """Every knob; built once by `python -m service` or by a test, and passed down as an argument."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback only with keys.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
@@ -62,6 +63,12 @@ def read_settings() -> Settings:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
         raise SettingRefused(f"{name}: {first['msg']}, got {first['input']!r}; set it or unset it") from None
+
+
+def given_names(env_file: Path = ENV_FILE) -> set[str]:
+    """Name every variable that a setting could come from: those of the environment and those of the file."""
+    in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars  # names in lower case
+    return {*os.environ, *map(str.upper, in_file)}
 
 
 def unknown_settings(names: Iterable[str]) -> list[str]:

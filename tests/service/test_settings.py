@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from service.settings import PREFIX, Settings, describe_settings, unknown_settings
+from service.settings import PREFIX, Settings, describe_settings, given_names, unknown_settings
 
 
 def test_help_names_every_setting_and_its_default():
@@ -42,3 +42,13 @@ def test_a_misspelt_setting_is_pointed_out_with_the_right_one():
 def test_an_unknown_setting_is_pointed_out():
     (complaint,) = unknown_settings(["REID_ZZZZZZZZZZZ"])
     assert "--help lists the settings" in complaint
+
+
+def test_the_names_in_the_env_file_are_examined_too(tmp_path):
+    (tmp_path / ".env").write_text("# keys\nREID_API_KEY=secret\nREID_PORT=9000\n")
+    (complaint,) = unknown_settings(given_names(tmp_path / ".env") - given_names(tmp_path / "none"))
+    assert complaint == "REID_API_KEY is no setting and is ignored; did you mean REID_API_KEYS?"
+
+
+def test_the_names_in_the_environment_are_examined_without_an_env_file(tmp_path):
+    assert "PATH" in given_names(tmp_path / "none")
