@@ -1,6 +1,7 @@
 """manifest.json + model.onnx -> embed(crops): synchronous, one ONNX Runtime session, no asyncio, no torch."""
 
 import hashlib
+import logging
 import math
 import os
 from pathlib import Path
@@ -19,6 +20,8 @@ PROVIDERS = {
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
 UNIT_TOLERANCE = 1e-3
+
+log = logging.getLogger("service")
 
 
 class Embeds(Protocol):
@@ -98,16 +101,30 @@ def open_session(path: Path, content: bytes, *, provider: str, threads: int) -> 
     # External data would escape the sha256. A path below a file can never exist, so nothing can be read from there.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path / "refused"))
     wanted = choose_providers(provider)
+    preload_cuda(wanted)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=wanted)
     except Exception as error:  # ONNX Runtime raises its own classes and RuntimeError, all for a bad model
         raise ArtefactRefused(
             f"{path}: got {one_line(error)}, wanted one self-contained ONNX file this runtime can run; export it again"
         ) from None
-    got = session.get_providers()
-    if provider != "auto" and got[0] != wanted[0]:  # the runtime falls back to the CPU without raising
-        raise SettingRefused(f"REID_PROVIDER={provider}: wanted {wanted[0]}, got {got}; install its libraries or use cpu")
+    check_providers(provider, wanted=wanted, got=session.get_providers())
     return session
+
+
+def preload_cuda(wanted: list[str], runtime: Any = onnxruntime) -> None:
+    """Load the CUDA libraries that came as Python packages; the runtime looks for them nowhere else but in the system."""
+    if "CUDAExecutionProvider" in wanted and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()
+
+
+def check_providers(provider: str, *, wanted: list[str], got: list[str]) -> None:
+    """Notice that the runtime fell back to the CPU, which it does without raising."""
+    if got[0] == wanted[0]:
+        return
+    if provider != "auto":
+        raise SettingRefused(f"REID_PROVIDER={provider}: wanted {wanted[0]}, got {got}; install its libraries or use cpu")
+    log.warning(f"{wanted[0]} is listed and did not start, {got[0]} computes; install its libraries, or set REID_PROVIDER=cpu")
 
 
 def choose_providers(provider: str) -> list[str]:

@@ -1,11 +1,13 @@
 """Loading artefacts and running them."""
 
+import logging
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 
-from service.embedder import Embedder, check_output, granted_cores
+from service.embedder import PROVIDERS, Embedder, check_output, check_providers, granted_cores, preload_cuda
 from service.errors import ArtefactRefused, InferenceFailed, SettingRefused
 
 CROPS = np.random.default_rng(3).integers(0, 256, size=(33, 32, 16, 3), dtype=np.uint8)
@@ -111,6 +113,40 @@ def test_rows_that_are_not_finite_fail_the_pass(embedder):
 def test_a_provider_that_is_not_to_be_had_is_refused(tiny, provider):
     with pytest.raises(SettingRefused, match=f"REID_PROVIDER={provider}: .*wanted"):
         Embedder.open(tiny, provider=provider)
+
+
+class Runtime:
+    """A runtime that counts how often it was told to load CUDA's libraries."""
+
+    def __init__(self):
+        self.preloads = 0
+
+    def preload_dlls(self):
+        self.preloads += 1
+
+
+@pytest.mark.parametrize(("provider", "preloads"), [("cpu", 0), ("cuda", 1), ("tensorrt", 1)])
+def test_the_libraries_of_cuda_are_loaded_when_cuda_is_wanted(provider, preloads):
+    runtime = Runtime()
+    preload_cuda(PROVIDERS[provider], runtime)
+    assert runtime.preloads == preloads
+
+
+def test_a_runtime_that_cannot_preload_is_left_alone():
+    preload_cuda(PROVIDERS["cuda"], object())
+
+
+@pytest.mark.parametrize(("got", "warnings"), [("cpu", 1), ("cuda", 0)])
+def test_a_silent_fallback_of_auto_is_logged_once(caplog, got, warnings):
+    with caplog.at_level(logging.WARNING, logger="service"):
+        check_providers("auto", wanted=PROVIDERS["cuda"], got=PROVIDERS[got])
+    assert len(caplog.records) == warnings
+    assert all("CPUExecutionProvider computes" in record.getMessage() for record in caplog.records)
+
+
+def test_a_fallback_from_a_provider_that_was_asked_for_is_refused():
+    with pytest.raises(SettingRefused, match="REID_PROVIDER=cuda: wanted CUDAExecutionProvider"):
+        check_providers("cuda", wanted=PROVIDERS["cuda"], got=PROVIDERS["cpu"])
 
 
 @pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("150000 100000", 2)])
