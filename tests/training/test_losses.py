@@ -46,9 +46,13 @@ def test_an_identity_alone_in_the_batch_is_its_own_positive():
     assert batch_hard_triplet(features, labels, margin=0.3).item() == pytest.approx((0.1 + 4.9 + 0.1) / 3, abs=1e-5)
 
 
-def test_the_gradient_is_finite_for_identical_features():
-    features = torch.ones(4, 8, requires_grad=True)
-    batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=0.3).backward()
+@pytest.mark.parametrize("seed", range(5))
+def test_loss_and_gradient_are_finite_for_identical_features(seed):
+    same = torch.randn(1, 8, generator=torch.Generator().manual_seed(seed))  # rounding makes some squares negative
+    features = same.repeat(4, 1).requires_grad_()
+    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=0.3)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.3, abs=1e-2)
     assert torch.isfinite(features.grad).all()
 
 
