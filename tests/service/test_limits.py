@@ -23,6 +23,13 @@ def bomb(side):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
 
 
+async def until(is_so):
+    """Let everybody else run until it is so."""
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0)
+
+
 class Gate:
     """Lets a fake's forward passes through while it is open, and tells when one has entered."""
 
@@ -113,8 +120,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_return(serving, without, 
         running = asyncio.ensure_future(client.http.post("/embed", files=files(pictures(0))))
         await gate.until_entered()
         waiting = asyncio.ensure_future(client.http.post("/embed", files=files(pictures(1), pictures(2))))
-        while client.app.state.parts.pipeline.batcher.waiting < 2:
-            await asyncio.sleep(0)
+        await until(lambda: client.app.state.parts.pipeline.batcher.waiting >= 2)
         refused = await client.http.post("/embed", files=files(b"never decoded"))
         gate.open.set()
         return refused, await running, await waiting
@@ -172,8 +178,7 @@ def test_a_caller_who_hangs_up_takes_its_crops_off_the_queue(serving, without, p
             "headers": [(b"content-type", b"image/png")],
         }
         leaving = asyncio.ensure_future(client.app(scope, body.get, send))
-        while not batcher.waiting:
-            await asyncio.sleep(0)
+        await until(lambda: batcher.waiting)
         body.put_nowait({"type": "http.disconnect"})
         await leaving
         waiting = batcher.waiting
@@ -230,8 +235,7 @@ def test_decoding_happens_in_its_own_threads(serving, fake, pictures):
 
     async def both():
         waiting = asyncio.ensure_future(client.http.post("/embed", files=files(pictures(1))))
-        while not client.app.state.parts.pipeline.batcher.waiting:
-            await asyncio.sleep(0)
+        await until(lambda: client.app.state.parts.pipeline.batcher.waiting)
         probe = await client.http.get("/livez")
         was_done = waiting.done()
         release.set()
@@ -250,8 +254,7 @@ def test_shutting_down_answers_what_is_queued(settings, without, pictures, gate)
             tasks = [asyncio.ensure_future(http.post("/embed", files=files(pictures(0))))]
             await gate.until_entered()
             tasks += [asyncio.ensure_future(http.post("/embed", files=files(pictures(seed)))) for seed in (1, 2)]
-            while app.state.parts.pipeline.batcher.waiting < 2:
-                await asyncio.sleep(0)
+            await until(lambda: app.state.parts.pipeline.batcher.waiting >= 2)
             asyncio.get_running_loop().call_soon(gate.open.set)
         answers = await asyncio.gather(*tasks)
         await http.aclose()

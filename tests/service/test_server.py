@@ -3,9 +3,13 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -18,6 +22,7 @@ from service.errors import SettingRefused, StartupError
 from service.parts import open_gallery
 
 ROOT = Path(__file__).parent.parent.parent
+LONGEST_S = 120  # no test keeps a server longer; it is killed, and whoever waits for it reads its end
 
 
 class Server:
@@ -34,16 +39,25 @@ class Server:
             text=True,
         )
         self.log = []
+        self.limit = threading.Timer(LONGEST_S, self.process.kill)
+        self.limit.start()
+
+    def until_logged(self, words):
+        """Wait for a line of its log."""
+        for line in self.process.stderr:
+            self.log.append(line)
+            if words in line:
+                return
+        raise AssertionError("".join(self.log))
 
     def url(self):
         """Wait until it serves, by reading its log."""
-        for line in self.process.stderr:
-            self.log.append(line)
-            if " serving " in line:
-                found = line.split("url=")[1].split()[0]
-            if "Application startup complete" in line:
-                return found
-        raise AssertionError("".join(self.log))
+        self.until_logged(" serving ")
+        found = self.log[-1].split("url=")[1].split()[0]
+        self.until_logged("Application startup complete")
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as http:  # it is logged before the socket listens
+            assert http.get(f"{found}/livez").status_code == 200
+        return found
 
     def stop(self, how=signal.SIGTERM):
         """Signal it and wait for its end."""
@@ -69,6 +83,7 @@ def start_fixture(tiny, tmp_path):
 
     yield start
     for server in servers:
+        server.limit.cancel()
         if server.process.poll() is None:
             server.process.kill()
         server.process.communicate()
@@ -87,20 +102,35 @@ def test_a_crop_goes_in_and_is_found_after_a_restart(start, pictures):
     assert httpx.get(f"{url}/readyz").status_code == 200
 
 
-def test_sigterm_answers_what_is_under_way(start, pictures):
-    async def main():
-        server = start(REID_BATCH_WAIT_MS="500", REID_BATCH_MAX="100")
-        async with httpx.AsyncClient(base_url=server.url(), timeout=20) as http:
-            kind = {"content-type": "image/png"}
-            tasks = [asyncio.ensure_future(http.post("/embed", content=pictures(seed), headers=kind)) for seed in range(8)]
-            while (await http.get("/metrics")).text.find("reid_queue_crops 8.0") < 0:
-                await asyncio.sleep(0)
-            server.process.send_signal(signal.SIGTERM)
-            answers = await asyncio.gather(*tasks)
-        server.process.communicate(timeout=30)
-        return [answer.status_code for answer in answers]
+def under_way(url, body):
+    """Send the head of a POST /embed, and return its connection once the service asks for the body."""
+    address = urlsplit(url)
+    connection = socket.create_connection((address.hostname, address.port), timeout=30)
+    head = ["POST /embed HTTP/1.1", f"Host: {address.netloc}", "Content-Type: image/png", f"Content-Length: {len(body)}"]
+    connection.sendall("\r\n".join([*head, "Expect: 100-continue", "", ""]).encode())
+    assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+    return connection
 
-    assert asyncio.run(main()) == [200] * 8
+
+def answer_of(connection):
+    """Read until the service hangs up."""
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def test_sigterm_answers_what_is_under_way(start, pictures):
+    server = start()
+    url = server.url()
+    bodies = [pictures(seed) for seed in range(4)]
+    connections = [under_way(url, body) for body in bodies]
+    server.process.send_signal(signal.SIGTERM)
+    server.until_logged("Shutting down")
+    for connection, body in zip(connections, bodies, strict=True):
+        connection.sendall(body)
+    for connection in connections:
+        with closing(connection):
+            assert answer_of(connection).startswith(b"HTTP/1.1 200 ")
+    server.process.communicate(timeout=30)
+    assert server.process.returncode == -signal.SIGTERM
 
 
 def test_every_acknowledged_enrolment_survives_kill_9(start, pictures):

@@ -105,8 +105,9 @@ def test_a_service_whose_runtime_hangs_is_not_ready_until_it_returns(serving, wi
     async def probe():
         with batcher.admit(1) as room:
             hanging = asyncio.ensure_future(room.submit([np.zeros((32, 16, 3), dtype=np.uint8)]))
-            while (await client.http.get("/readyz")).status_code == 200:
-                await asyncio.sleep(0)
+            async with asyncio.timeout(20):
+                while (await client.http.get("/readyz")).status_code == 200:
+                    await asyncio.sleep(0)
             stuck = await client.http.get("/readyz")
             release.set()
             await hanging
