@@ -144,11 +144,13 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 def from_base64(text: object) -> RawCrop:
     """Undo base64; what is none becomes that crop's error and no other's."""
+    refusal = UndecodableImage("got a crop that is no base64 text, wanted the picture's bytes in base64")
+    if not isinstance(text, str):
+        return refusal
     try:
-        assert isinstance(text, str)
         return base64.b64decode(text, validate=True)
-    except (AssertionError, binascii.Error, ValueError):
-        return UndecodableImage("got a crop that is no base64 text, wanted the picture's bytes in base64")
+    except (binascii.Error, ValueError):
+        return refusal
 
 
 def too_many(got: str, limits: Limits) -> TooManyCrops:

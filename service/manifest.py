@@ -121,12 +121,14 @@ def parse_thresholds(content: object, path: Path) -> Thresholds | None:
     if content is None:
         return None
     try:
-        assert isinstance(content, dict)
+        if not isinstance(content, dict):
+            raise TypeError
         far = sorted((float(rate), float(cosine)) for rate, cosine in content["far"].items())
         values = [float(content["default"]), float(content["margin"]), *(number for pair in far for number in pair)]
-        assert all(math.isfinite(value) for value in values) and all(rate > 0 for rate, _ in far)
+        if not all(math.isfinite(value) for value in values) or any(rate <= 0 for rate, _ in far):
+            raise ValueError
         return Thresholds(values[0], values[1], tuple(far), str(content.get("source", "")))
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ArtefactRefused(
             f"{path}: thresholds: got {content!r}, wanted default, margin and far {{rate: cosine}}; calibrate again"
         ) from None

@@ -36,6 +36,7 @@ def test_a_manifest_gives_the_models_facts(artefact, tmp_path):
         ("thresholds", {"default": 0.5}),
         ("thresholds", {"default": "high", "margin": 0, "far": {}}),
         ("thresholds", {"default": 0.5, "margin": 0, "far": {"0": 0.3}}),
+        ("thresholds", {"default": 0.5, "margin": 0, "far": {"nan": 0.3}}),
         ("thresholds", []),
     ],
 )
