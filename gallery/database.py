@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -104,7 +105,7 @@ class Database:
         """
         with disk_errors(folder):
             if create is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # people's pictures: nobody else's to read
             elif not (folder / FILE).exists():
                 raise GalleryMissing(f"{folder} holds no {FILE}; give the folder of a gallery that exists")
             lock = _take_lock(folder)
@@ -150,7 +151,9 @@ class Database:
         draft = self.folder / DRAFT
         with disk_errors(self.folder):
             draft.unlink(missing_ok=True)
+            draft.touch(mode=0o600)  # SQLite fills an empty file; nobody may read it before it has the old one's mode
             self.connection.execute("VACUUM INTO ?", (str(draft),))
+            draft.chmod(stat.S_IMODE((self.folder / FILE).stat().st_mode))
             self._close_connection()  # drops the log, which must never meet the new file
             try:
                 _put_in_place(draft, self.folder / FILE)

@@ -121,3 +121,14 @@ def test_erasure_that_the_disk_refuses_is_made_up_for(reopen, crowd, tmp_path):
         gallery.delete_identity(crowd[1][0].pid)
         assert traces(crowd[0] + crowd[1], folder_bytes(tmp_path / "gallery")) == []
         assert (gallery.stats().identities, gallery.faults()) == (2, [])
+
+
+def test_an_erasure_keeps_the_mode_of_the_file(gallery, enroll, new, tmp_path):
+    enroll(new("ann"), new("bob"))
+    (tmp_path / "gallery" / "gallery.sqlite").chmod(0o640)
+    gallery.delete_identity("ann")
+    assert (tmp_path / "gallery" / "gallery.sqlite").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_folder_is_its_owners_alone(gallery, tmp_path):
+    assert (tmp_path / "gallery").stat().st_mode & 0o077 == 0
