@@ -133,7 +133,13 @@ class SearchQuery(Strict):
     since: Moment | None = None
     until: Moment | None = None
     threshold: Cosine | None = None
-    far: float | None = Field(default=None, gt=0, lt=1)
+    far: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Threshold by false-accept rate: the share of comparisons of two different people that reach it. "
+        "One search makes a comparison with every identity, so its own rate grows with the gallery.",
+    )
 
 
 class SearchByQuery(SearchQuery):

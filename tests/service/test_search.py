@@ -245,3 +245,10 @@ def test_calls_that_wait_for_the_disk_do_not_hold_searches_up(peopled):
         assert ask(peopled)["matches"] and peopled.get("/search?entry_id=1").status_code == 200
         assert not any(one.done() for one in waiting)
     assert all(one.result(timeout=10).entries == 4 for one in waiting)
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_the_documentation_says_that_the_rate_is_of_comparisons(client, method):
+    parameters = client.get("/openapi.json").json()["paths"]["/search"][method]["parameters"]
+    (description,) = [one["description"] for one in parameters if one["name"] == "far"]
+    assert "share of comparisons of two different people" in description
