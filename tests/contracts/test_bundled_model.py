@@ -55,7 +55,7 @@ def test_64_crops_at_once_each_get_the_embedding_they_get_alone(embedder: Embedd
     app = create_app(Settings(gallery=tmp_path / "gallery", _env_file=None), embed=embedder)
 
     async def ask_all() -> list[httpx.Response]:
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=120)
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=120)
         headers = {"Content-Type": "application/x-npy"}
         async with app.router.lifespan_context(app), client as http:
             return await asyncio.gather(*(http.post("/embed", content=npy(crop[None]), headers=headers) for crop in crops))
