@@ -45,7 +45,7 @@ def test_the_same_seed_writes_the_same_bytes(people, tmp_path):
     assert again.items() <= contents(people).items()
 
 
-def test_another_seed_draws_other_people(people, tmp_path):
+def test_another_seed_writes_other_bytes(people, tmp_path):
     other, mine = begin(tmp_path, seed=5), contents(people)
     assert other.keys() <= mine.keys()
     assert [name for name in other if mine[name] == other[name]] == []
