@@ -162,5 +162,5 @@ def require_crops(intake: Intake) -> None:
     """Refuse a request that brought none."""
     if not intake.crops:
         raise InvalidRequest(f"got no crops, wanted at least one: send {FORMS}")
-    if intake.crops == [b""]:
+    if len(intake.crops) == 1 and isinstance(intake.crops[0], bytes) and not intake.crops[0]:
         raise InvalidRequest(f"got an empty body, wanted a crop: send {FORMS}")

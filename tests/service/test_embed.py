@@ -72,6 +72,13 @@ def test_base64_holds_the_floats_of_the_list(client, pictures):
     assert np.array_equal(np.frombuffer(base64.b64decode(text), dtype="<f4"), listed[0])
 
 
+def test_npy_carries_one_crop_too(client, drawn, expected):
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(drawn(1))[None])
+    answer = client.post("/embed", content=buffer.getvalue(), headers={"content-type": "application/x-npy"})
+    assert np.allclose(rows_of(answer), expected(1), atol=1e-6)
+
+
 def test_npy_out_holds_the_floats_of_the_list(client, pictures):
     sent = files(pictures(1), pictures(2))
     answer = client.post("/embed", files=sent, headers={"accept": "application/x-npy"})
