@@ -26,4 +26,8 @@ def write_onnx(graph: EmbeddingGraph, path: Path, *, height: int, width: int) ->
     )
     assert program is not None  # only the older exporter returns None
     program.save(str(path), external_data=False)
+    model = onnx.load(str(path))
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]  # stack traces with the paths of whoever exported
+    onnx.save(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
