@@ -11,7 +11,7 @@ from training.evaluate import Embed
 
 BATCH_SIZES = (1, 2, 7, 32)
 NUM_NEIGHBOURS = 5
-LEAST_COSINE = {"fp32": 0.9999, "int8": 0.85}  # of the worst row; int8's true cost is the mAP in its manifest
+LEAST_COSINE = {"fp32": 0.9999, "int8": 0.85}  # of the worst row; int8's true cost is the mAP that --data puts into its manifest
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: st
     if not np.allclose(norms, 1, atol=1e-4):
         row = int(np.abs(norms - 1).argmax())
         raise ValueError(f"parity: got an embedding of length {norms[row]:.6f} at row {row}, wanted 1")
-    worst, total = float(cosines.min()), float(cosines.mean())
+    worst, mean = float(cosines.min()), float(cosines.mean())
     if worst < LEAST_COSINE[precision]:
         row = int(cosines.argmin())
         raise ValueError(f"parity: got cosine {worst:.6f} to torch at row {row}, wanted at least {LEAST_COSINE[precision]}")
@@ -73,7 +73,7 @@ def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: st
         raise ValueError(f"parity: got an embedding that changes by {change[row]:.6f} with its batch at row {row}, wanted 0.0001")
     if precision == "fp32" and not np.array_equal(_neighbours(got[:start]), _neighbours(expected[:start])):
         raise ValueError(f"parity: got other nearest neighbours than torch among {start} crops")
-    return Parity(worst_cosine=round(worst, 6), mean_cosine=round(total, 6), num_crops=start, batch_sizes=BATCH_SIZES)
+    return Parity(worst_cosine=round(worst, 6), mean_cosine=round(mean, 6), num_crops=start, batch_sizes=BATCH_SIZES)
 
 
 def _neighbours(embeddings: np.ndarray) -> np.ndarray:

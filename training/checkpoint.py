@@ -37,7 +37,10 @@ class Facts:
 
 
 def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
-    """Calls each writer on a temporary file beside its path, then renames all into place: a failure leaves every old file."""
+    """Calls each writer on a temporary file beside its path, then renames one after the other.
+
+    A write that fails leaves every old file; only a kill between two renames can mix them, which --resume notices.
+    """
     temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
     try:
         for path, write in writers.items():

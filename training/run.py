@@ -6,7 +6,6 @@ python -m training.run --synthetic --epochs 3 --out runs/synthetic
 
 import argparse
 import json
-import random
 import sys
 import time
 from collections.abc import Sequence
@@ -183,8 +182,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     try:
         settings = config.from_flags(args)
-        random.seed(settings.seed)
-        np.random.seed(settings.seed)
         torch.manual_seed(settings.seed)
         train(args, settings)
     except (ValueError, OSError) as error:
