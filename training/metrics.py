@@ -36,6 +36,26 @@ class QueryScores:
     gap: np.ndarray
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What one evaluation saw, for its pictures; scores rise with closeness: the cosine, or minus the distance.
+
+    genuine_B, impostor_B: int64 [B], pairs by score, junk left out; edges: float64 [B + 1], the scores between bins.
+    is_valid bool [Q], ap float64 [Q], first_hit int64 [Q] as in QueryScores. top_QK: int64 [Q, 10], gallery indices of each
+    query's best matches without junk, -1 where there are fewer. norms: float32 [G] lengths of the gallery's features by name
+    ("f_t", "f_i"), empty where only unit embeddings are known.
+    """
+
+    genuine_B: np.ndarray
+    impostor_B: np.ndarray
+    edges: np.ndarray
+    is_valid: np.ndarray
+    ap: np.ndarray
+    first_hit: np.ndarray
+    top_QK: np.ndarray
+    norms: dict[str, np.ndarray]
+
+
 def junk_mask(query: Ids, gallery: Ids) -> np.ndarray:
     """Returns bool [Q, G]: same identity seen by the same camera."""
     same_pid_QG = query.pids[:, None] == gallery.pids[None, :]
