@@ -87,7 +87,7 @@ def build(args: argparse.Namespace, folder: Path) -> None:
         weights,
         facts,
         precision=args.precision,
-        embedding_dim=model.neck.num_features,
+        embedding_dim=model.embedding_dim,
         parity=agreement,
         metrics=metrics,
         measured_on=measured_on,

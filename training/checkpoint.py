@@ -2,31 +2,48 @@
 
 RUN/checkpoint.safetensors   the model's tensors
 RUN/checkpoint.json          configuration, number of identities, epoch, metrics
-RUN/resume.pt                the optimiser's state, for --resume only
+RUN/resume.pt                optimisers, centers, raw weights: for --resume only
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from training.config import TrainConfig, from_json, to_json
 from training.model import BNNeck
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WEIGHTS, FACTS, RESUME = "checkpoint.safetensors", "checkpoint.json", "resume.pt"
+# What version 1 trained with, by fields it did not have: it knew one neck, and neither erasing nor centers.
+VERSION_1 = {
+    "neck": "bnneck",
+    "erasing_prob": 0.0,
+    "erasing_fill": "code",
+    "center_weight": 0.0,
+    "center_lr": 0.5,
+    "warmup": "code",
+    "clip_norm": 0.0,
+    "ema_decay": 0.0,
+    "test_feature": "f_i",
+    "test_metric": "cosine",
+    "flip_test": False,
+    "compile": False,
+    "deterministic": False,
+}
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a checkpoint says of itself: configuration, identities of its classifier, epochs trained, what it was trained on,
-    the weights it started from, and the final evaluation if there was one."""
+    the weights it started from, the final evaluation if there was one, and batches of the next epoch already done."""
 
     config: TrainConfig
     num_ids: int
@@ -34,6 +51,7 @@ class Facts:
     trained_on: str
     started_from: str
     metrics: dict[str, Any] | None
+    num_batches: int = 0
 
 
 def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
@@ -54,14 +72,15 @@ def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def save(folder: Path, model: BNNeck, facts: Facts, optimizer: torch.optim.Optimizer) -> None:
+def save(folder: Path, model: nn.Module, facts: Facts, resume: dict[str, Any]) -> None:
     """Writes a checkpoint and its resume state; a failure leaves the previous files as they were."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    place = {"epoch": str(facts.epoch), "num_batches": str(facts.num_batches)}
     write_whole(
         {
-            folder / RESUME: lambda path: torch.save({"epoch": facts.epoch, "optimizer": optimizer.state_dict()}, path),
-            folder / WEIGHTS: lambda path: save_file(state, path, metadata={"epoch": str(facts.epoch)}),
+            folder / RESUME: lambda path: torch.save(resume | place, path),
+            folder / WEIGHTS: lambda path: save_file(state, path, metadata=place),
             folder / FACTS: lambda path: path.write_text(to_text(facts)),
         }
     )
@@ -79,6 +98,7 @@ def to_text(facts: Facts) -> str:
         "config": to_json(facts.config),
         "num_ids": facts.num_ids,
         "epoch": facts.epoch,
+        "num_batches": facts.num_batches,
         "trained_on": facts.trained_on,
         "started_from": facts.started_from,
         "metrics": facts.metrics,
@@ -98,8 +118,10 @@ def load(path: Path) -> tuple[BNNeck, Facts]:
     """
     folder = folder_of(path)
     facts = load_facts(folder)
-    model = BNNeck(backbone=facts.config.backbone, num_ids=facts.num_ids, last_stride=facts.config.last_stride)
+    model = build(facts.config, facts.num_ids)
     try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            check_place(folder / WEIGHTS, file.metadata() or {}, facts)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError:
         raise ValueError(f"{folder / WEIGHTS}: got no such file, wanted the weights that {FACTS} belongs to") from None
@@ -110,19 +132,34 @@ def load(path: Path) -> tuple[BNNeck, Facts]:
     return model.eval(), facts
 
 
+def build(config: TrainConfig, num_ids: int) -> BNNeck:
+    """Returns the untrained network of a configuration."""
+    return BNNeck(backbone=config.backbone, num_ids=num_ids, last_stride=config.last_stride, neck=config.neck)
+
+
+def check_place(path: Path, place: Mapping[str, str], facts: Facts) -> None:
+    """Raises ValueError when a file was saved at another epoch or batch than its JSON."""
+    got = (int(place.get("epoch", facts.epoch)), int(place.get("num_batches", 0)))
+    if got != (facts.epoch, facts.num_batches):
+        wanted = f"epoch {facts.epoch} and {facts.num_batches} batches"
+        raise ValueError(f"{path}: got epoch {got[0]} and {got[1]} batches, wanted {wanted}: the run was stopped while saving")
+
+
 def load_facts(folder: Path) -> Facts:
     """Reads checkpoint.json; raises ValueError as `load` does."""
     try:
         values = json.loads((folder / FACTS).read_text())
-        if values["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"got schema version {values['schema_version']}, wanted {SCHEMA_VERSION}")
+        version = values["schema_version"]
+        if version not in (1, SCHEMA_VERSION):
+            raise ValueError(f"got schema version {version}, wanted {SCHEMA_VERSION}")
         return Facts(
-            config=from_json(values["config"]),
+            config=from_json(VERSION_1 | values["config"] if version == 1 else values["config"]),
             num_ids=values["num_ids"],
             epoch=values["epoch"],
             trained_on=values["trained_on"],
             started_from=values["started_from"],
             metrics=values["metrics"],
+            num_batches=0 if version == 1 else values["num_batches"],
         )
     except FileNotFoundError:
         raise ValueError(f"{folder / FACTS}: got no such file, wanted a checkpoint folder made by training.run") from None
@@ -130,14 +167,17 @@ def load_facts(folder: Path) -> Facts:
         raise ValueError(f"{folder / FACTS}: not a checkpoint of this version ({error}); train again or copy it again") from error
 
 
-def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, *, epoch: int) -> None:
-    """Restores the optimiser's state of `epoch`; raises ValueError when resume.pt is missing or of another epoch."""
+def load_resume(folder: Path, facts: Facts) -> dict[str, Any]:
+    """Reads resume.pt; raises ValueError when it is missing, of an older version, or of another epoch or batch."""
     path = folder / RESUME
     try:
-        state = torch.load(path, "cpu", weights_only=True)
-    except Exception as error:
+        saved: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # torch has no family of errors for a broken file
         reason = type(error).__name__
         raise ValueError(f"{path}: cannot be read ({reason}); without it --resume is not possible: use a new folder") from error
-    if state["epoch"] != epoch:
-        raise ValueError(f"{path}: got the state of epoch {state['epoch']}, wanted {epoch}: the run was stopped while saving")
-    optimizer.load_state_dict(state["optimizer"])
+    if "model" not in saved:
+        raise ValueError(
+            f"{path}: got an older version's state, wanted this one's: start anew with --backbone-weights {folder / WEIGHTS}"
+        )
+    check_place(path, saved, facts)
+    return saved

@@ -1,51 +1,86 @@
 """Every number a training depends on, in one frozen dataclass; the command line's flags are made from its fields.
 
-A recipe is a function that returns a whole TrainConfig; a variant calls another recipe and replaces fields.
-Sources: "paper" is Luo et al. 2019, "code" the authors' released implementation where the paper is silent, "ours" the rest.
+Sources: "paper" is Luo et al. 2019, "code" the authors' released implementation where the paper is silent or differs, "ours"
+the rest. Whole configurations by name stand in recipes.py.
 """
 
 import argparse
 import math
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-Backbone = Literal["resnet18", "resnet50"]
-Precision = Literal["fp32", "bf16"]
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+Precision = Literal["fp32", "bf16", "fp16"]
+NeckName = Literal["neck1", "neck2", "neck3", "bnneck1", "bnneck2", "bnneck3", "bnneck"]
+Feature = Literal["f_t", "f_i"]
+Metric = Literal["cosine", "euclidean"]
 
 
-def option(default: Any, help_text: str, source: str) -> Any:
-    """Declares a TrainConfig field with the help and the source that its flag shows."""
-    return field(default=default, metadata={"help": help_text, "source": source})
+class NeckParts(NamedTuple):
+    """What a neck of the paper's Fig. 10 has: a batch norm, an ID loss (always on f_i), and the feature of its triplet loss."""
+
+    has_bn: bool
+    has_id_loss: bool
+    triplet_feature: Feature | None
+
+
+NECKS: dict[NeckName, NeckParts] = {
+    "neck1": NeckParts(False, True, None),
+    "neck2": NeckParts(False, False, "f_t"),
+    "neck3": NeckParts(False, True, "f_t"),
+    "bnneck1": NeckParts(True, True, None),
+    "bnneck2": NeckParts(True, False, "f_i"),
+    "bnneck3": NeckParts(True, True, "f_i"),
+    "bnneck": NeckParts(True, True, "f_t"),
+}
+
+
+def option(default: Any, group: str, help_text: str, source: str) -> Any:
+    """Declares a TrainConfig field with the group, the help and the source that its flag shows."""
+    return field(default=default, metadata={"group": group, "help": help_text, "source": source})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training, whole. Raises ValueError on any value that cannot train.
+    """One training, whole; the defaults are the strong baseline. Raises ValueError on any value that cannot train.
 
     Sizes are pixels, durations epochs; `decay_epochs` are the last epochs (1-based) at the higher rate.
     """
 
-    backbone: Backbone = option("resnet50", "torchvision network under the neck", "paper")
-    last_stride: int = option(1, "stride of the last stage: 1 doubles the feature map", "paper")
-    frozen_stages: int = option(0, "first parts kept as loaded: 1 is the stem, 2 adds layer1, ... 5 is everything", "ours")
-    height: int = option(256, "input height in pixels", "paper")
-    width: int = option(128, "input width in pixels", "paper")
-    pad: int = option(10, "black border in pixels before the random crop", "paper")
-    flip_prob: float = option(0.5, "probability of a horizontal flip", "paper")
-    ids_per_batch: int = option(16, "P of the P x K batch: identities", "paper")
-    crops_per_id: int = option(4, "K of the P x K batch: crops of each identity", "paper")
-    label_smoothing: float = option(0.1, "epsilon of the smoothed cross-entropy; 0 turns it off", "paper")
-    margin: float = option(0.3, "margin of the batch-hard triplet loss, Euclidean on f_t", "paper")
-    epochs: int = option(120, "epochs in all", "paper")
-    lr: float = option(3.5e-4, "Adam's learning rate after the warm-up", "paper")
-    weight_decay: float = option(5e-4, "coupled L2 on everything that trains, biases included", "code")
-    warmup_epochs: int = option(10, "epochs of linear warm-up; 0 turns it off", "paper")
-    warmup_factor: float = option(0.01, "share of the learning rate at which the warm-up starts", "code")
-    decay_epochs: tuple[int, ...] = option((40, 70), "last epochs before each decay of the learning rate", "paper")
-    decay_factor: float = option(0.1, "factor of each decay", "paper")
-    precision: Precision = option("fp32", "arithmetic of forward and backward; losses stay fp32", "ours")
-    seed: int = option(0, "seed of initial weights, batches and augmentation", "ours")
-    workers: int = option(1, "processes that decode and augment; 0 does it in the loop", "ours")
+    backbone: Backbone = option("resnet50", "network", "torchvision network under the neck", "paper")
+    last_stride: int = option(1, "network", "stride of the last stage; 1 doubles the feature map", "paper")
+    neck: NeckName = option("bnneck", "network", "neck1 2 3, bnneck1 2 3 or bnneck of Fig. 10", "paper")
+    frozen_stages: int = option(0, "network", "parts kept as loaded: 1 stem, 2 and layer1, ... 5 all", "ours")
+    height: int = option(256, "crops", "input height in pixels", "paper")
+    width: int = option(128, "crops", "input width in pixels", "paper")
+    pad: int = option(10, "crops", "black border before the random crop, pixels", "paper")
+    flip_prob: float = option(0.5, "crops", "probability of a horizontal flip", "paper")
+    erasing_prob: float = option(0.5, "crops", "probability of random erasing; 0 is off", "paper")
+    erasing_fill: Literal["code", "mean"] = option("code", "crops", "fill: the released constants, or the true mean", "code")
+    ids_per_batch: int = option(16, "crops", "P of the P x K batch: identities", "paper")
+    crops_per_id: int = option(4, "crops", "K of the P x K batch: crops of each identity", "paper")
+    label_smoothing: float = option(0.1, "losses", "epsilon of the ID loss; 0 is off", "paper")
+    margin: float = option(0.3, "losses", "margin of the batch-hard triplet loss", "paper")
+    center_weight: float = option(0.0005, "losses", "weight of the center loss; 0 is off", "paper")
+    center_lr: float = option(0.5, "losses", "SGD rate of the centers, whatever their weight", "code")
+    epochs: int = option(120, "optimiser", "epochs in all", "paper")
+    lr: float = option(3.5e-4, "optimiser", "Adam's learning rate after the warm-up", "paper")
+    weight_decay: float = option(5e-4, "optimiser", "coupled L2 on all that trains, biases too", "code")
+    warmup_epochs: int = option(10, "optimiser", "epochs of linear warm-up; 0 is off", "paper")
+    warmup: Literal["code", "paper"] = option("code", "optimiser", "from factor 0.01 (code), or eq. 1 (paper)", "code")
+    warmup_factor: float = option(0.01, "optimiser", "share of the rate where 'code' warm-up starts", "code")
+    decay_epochs: tuple[int, ...] = option((40, 70), "optimiser", "last epochs before each decay", "paper")
+    decay_factor: float = option(0.1, "optimiser", "factor of each decay", "paper")
+    clip_norm: float = option(0.0, "optimiser", "largest norm of the whole gradient; 0 is off", "ours")
+    ema_decay: float = option(0.0, "optimiser", "decay of averaged weights, kept instead; 0 is off", "ours")
+    test_feature: Feature = option("f_i", "test", "feature that is tested", "paper")
+    test_metric: Metric = option("cosine", "test", "how features are compared", "paper")
+    flip_test: bool = option(False, "test", "average each crop with its mirror image", "ours")
+    precision: Precision = option("fp32", "machine", "arithmetic of the network; losses stay fp32", "ours")
+    compile: bool = option(False, "machine", "torch.compile the network", "ours")
+    deterministic: bool = option(False, "machine", "only kernels that repeat themselves; slower", "ours")
+    seed: int = option(0, "machine", "seed of weights, batches and augmentation", "ours")
+    workers: int = option(1, "machine", "processes that decode where crops are not cached", "ours")
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -63,9 +98,19 @@ class TrainConfig:
             raise ValueError(f"input size: got {self.height} x {self.width}, wanted at least 32 x 32 (five halvings)")
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
             raise ValueError(f"decay_epochs: got {self.decay_epochs}, wanted rising epochs")
-        for name, limit in (("label_smoothing", 1.0), ("flip_prob", 1.0), ("warmup_factor", 1.0), ("decay_factor", 1.0)):
-            if getattr(self, name) > limit:
-                raise ValueError(f"{name}: got {getattr(self, name)}, wanted 0 to {limit:g}")
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        for name in ("label_smoothing", "flip_prob", "erasing_prob", "warmup_factor", "decay_factor", "center_lr"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, wanted 0 to 1")
+        if self.ema_decay >= 1:
+            raise ValueError(f"ema_decay: got {self.ema_decay}, wanted 0 (off) or a share below 1, such as 0.999")
+
+    @property
+    def parts(self) -> NeckParts:
+        """Returns what this configuration's neck has."""
+        return NECKS[self.neck]
 
 
 def check_range(item: "Field[Any]", value: Any) -> None:
@@ -75,60 +120,47 @@ def check_range(item: "Field[Any]", value: Any) -> None:
         if value not in get_args(hint):
             raise ValueError(f"{item.name}: got {value!r}, wanted one of {', '.join(get_args(hint))}")
         return
+    if hint is bool or isinstance(value, bool):
+        if hint is not bool or not isinstance(value, bool):
+            raise ValueError(f"{item.name}: got {value!r}, wanted {'true or false' if hint is bool else 'a number'}")
+        return
     kinds, wanted = ((int, float), "a finite number") if hint is float else ((int,), "whole numbers")
     numbers = value if get_origin(hint) is tuple else (value,)
     if not isinstance(numbers, tuple) or not all(isinstance(one, kinds) and 0 <= one < math.inf for one in numbers):
         raise ValueError(f"{item.name}: got {value!r}, wanted {wanted} not below zero")
 
 
-def strong_baseline() -> TrainConfig:
-    """The paper's strong baseline, as far as it is built: its random erasing and center loss are not here yet."""
-    return TrainConfig()
-
-
-def synthetic() -> TrainConfig:
-    """A ResNet-18 on the small drawn dataset: minutes on two CPU cores, to try the whole path."""
-    return replace(
-        strong_baseline(),
-        backbone="resnet18",
-        height=128,
-        width=64,
-        pad=5,
-        ids_per_batch=8,
-        epochs=3,
-        warmup_epochs=1,
-        decay_epochs=(2,),
-        precision="bf16",
-    )
-
-
-RECIPES = {"strong_baseline": strong_baseline, "synthetic": synthetic}
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds one flag per TrainConfig field; a flag that is not given leaves the recipe's value."""
-    group = parser.add_argument_group("recipe values (default of the strong baseline, and where it comes from)")
+    """Adds one flag per TrainConfig field, in groups; a flag that is not given leaves the recipe's value."""
+    groups: dict[str, Any] = {}
     for item in fields(TrainConfig):
-        hint = get_type_hints(TrainConfig)[item.name]
-        choices = get_args(hint) if get_origin(hint) is Literal else None
-        is_tuple = get_origin(hint) is tuple
-        assert item.default is not MISSING
-        shown = " ".join(map(str, item.default)) if is_tuple else item.default
-        group.add_argument(
-            f"--{item.name.replace('_', '-')}",
-            type=int if is_tuple else type(item.default),
-            nargs="*" if is_tuple else None,
-            choices=choices,
-            metavar=None if choices else "N",
-            help=f"{item.metadata['help']} ({shown}, {item.metadata['source']})",
-        )
+        name = item.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        groups[name].add_argument(f"--{item.name.replace('_', '-')}", **flag_options(item))
 
 
-def from_flags(args: argparse.Namespace) -> TrainConfig:
-    """Returns the recipe that `args.recipe` names with every given flag in place; raises ValueError on a bad value."""
+def flag_options(item: "Field[Any]") -> dict[str, Any]:
+    """Returns the argparse options of one field: its type, its choices, and a help that ends with default and source."""
+    hint = get_type_hints(TrainConfig)[item.name]
+    default: Any = item.default
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else "off" if default is False else default
+    help_text = f"{item.metadata['help']} ({shown}, {item.metadata['source']})"
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": None, "help": help_text}
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return {"choices": choices, "metavar": item.name.upper() if len(choices) > 4 else None, "help": help_text}
+    if get_origin(hint) is tuple:
+        return {"type": int, "nargs": "*", "metavar": "N", "help": help_text}
+    return {"type": hint, "metavar": "N" if hint is int else "X", "help": help_text}
+
+
+def override(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+    """Returns `config` with every given flag in place; raises ValueError on a bad value."""
     given = {item.name: getattr(args, item.name) for item in fields(TrainConfig)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}
-    return replace(RECIPES[args.recipe](), **given)
+    return replace(config, **given)
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -137,9 +169,9 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> TrainConfig:
-    """Rebuilds a configuration that `to_json` wrote; raises ValueError naming fields this version does not know."""
+    """Rebuilds a configuration that `to_json` wrote; raises ValueError naming fields that are missing or not known."""
     known = {item.name for item in fields(TrainConfig)}
-    if unknown := sorted(set(values) - known):
-        raise ValueError(f"training configuration has unknown fields {unknown}: it was written by another version")
+    if wrong := sorted(set(values) ^ known):
+        raise ValueError(f"training configuration: fields {wrong} are missing or unknown: it was written by another version")
     parsed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return TrainConfig(**parsed)

@@ -1,9 +1,10 @@
-"""The BNNeck network: torchvision's ResNet without its classifier, global average pooling, and the neck.
+"""The BNNeck network: torchvision's ResNet without its classifier, global average pooling, and one of the seven necks.
 
 Shapes: B batch, C channels of the last stage (512 or 2048), I training identities, H x W feature map.
 
-Luo et al. 2019, section IV-F. Where the paper is silent we follow the authors' released code: the BN's bias stays 0, the
-classifier has no bias and starts at N(0, 0.001). We keep the ReLU after the stem's BN, which the released code left out.
+Luo et al. 2019, section IV-F and Fig. 10. Where the paper is silent we follow the authors' released code: the BN's bias stays
+0, the classifier after it has no bias and starts at N(0, 0.001); without BN it is PyTorch's ordinary one, with bias. We keep
+the ReLU after the stem's BN, which the released code left out.
 """
 
 from pathlib import Path
@@ -15,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from training.config import Backbone
+from training.config import NECKS, Backbone, NeckName
 
 
 class BNNeckOutput(NamedTuple):
-    """f_t [B, C] before the neck, f_i [B, C] after it, logits [B, I] of the identities."""
+    """f_t [B, C] before the neck, f_i [B, C] after it (the same without BN), logits [B, I] of the identities."""
 
     f_t_BC: Tensor
     f_i_BC: Tensor
@@ -27,19 +28,22 @@ class BNNeckOutput(NamedTuple):
 
 
 class BNNeck(nn.Module):
-    """ResNet -> f_t -> BN without shift -> f_i -> classifier without bias."""
+    """ResNet -> f_t -> BN without shift, or nothing -> f_i -> classifier; `neck` says which of Fig. 10."""
 
-    def __init__(self, *, backbone: Backbone, num_ids: int, last_stride: int) -> None:
+    def __init__(self, *, backbone: Backbone, num_ids: int, last_stride: int, neck: NeckName = "bnneck") -> None:
         super().__init__()
+        parts = NECKS[neck]
         network: ResNet = getattr(torchvision.models, backbone)(weights=None)
-        dim = network.fc.in_features
+        self.embedding_dim: int = network.fc.in_features
         network.fc = nn.Identity()  # pooling and flattening stay: the network now returns f_t
         set_last_stride(network, last_stride)
         self.backbone = network
-        self.neck = nn.BatchNorm1d(dim)
-        self.neck.bias.requires_grad_(False)
-        self.classifier = nn.Linear(dim, num_ids, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.001)  # released code
+        self.neck: nn.Module = nn.BatchNorm1d(self.embedding_dim) if parts.has_bn else nn.Identity()
+        self.classifier = nn.Linear(self.embedding_dim, num_ids, bias=not parts.has_bn)
+        if parts.has_bn:
+            self.neck.bias.requires_grad_(False)
+            nn.init.normal_(self.classifier.weight, std=0.001)  # released code
+        self.classifier.requires_grad_(parts.has_id_loss)  # without an ID loss nothing would train it
 
     def forward(self, images_B3HW: Tensor) -> BNNeckOutput:
         f_t_BC = self.backbone(images_B3HW)
@@ -101,7 +105,7 @@ def load_backbone(model: BNNeck, weights: str, *, backbone: Backbone) -> None:
         )
     model.backbone.load_state_dict({key: found[key] for key in wanted})
     neck = {key.removeprefix("neck."): value for key, value in state.items() if key.startswith("neck.")}
-    if neck:
+    if neck and isinstance(model.neck, nn.BatchNorm1d):
         model.neck.load_state_dict(neck)
 
 

@@ -1,191 +1,161 @@
-"""Trains a BNNeck model and evaluates it: configuration, data, model, loop, evaluation, in reading order.
-
-python -m training.run --data Market-1501 --out runs/market
-python -m training.run --synthetic --epochs 3 --out runs/synthetic
-"""
+"""Trains a BNNeck model and evaluates it: configuration, data, model, loop, evaluation, in reading order."""
 
 import argparse
 import json
+import signal
 import sys
-import time
+import threading
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from tqdm import tqdm
 
-from training import checkpoint, config, dataset, evaluate, losses, sampler, synthetic, transforms
+from training import checkpoint, config, dataset, distributed, evaluate, loop, recipes, runlog, start
 from training.checkpoint import Facts
 from training.config import TrainConfig
-from training.dataset import Sample
-from training.model import BNNeck, freeze, load_backbone, set_training
+from training.crops import Store, open_store
+from training.dataset import Dataset
+from training.loop import SCALARS, EpochRows, Learner
 from training.schedule import learning_rate
 
-Loader = DataLoader[tuple[Tensor, Tensor]]
+DESCRIPTION = """Train a BNNeck re-identification model and evaluate it.
 
-
-class TrainingCrops(TorchDataset[tuple[Tensor, Tensor]]):
-    """Augmented training crops of one epoch in the order they are drawn: place -> uint8 [H, W, 3] and label int64 [].
-
-    Each crop's randomness comes from (seed, epoch, place) alone, so worker processes and resumed runs draw the same, and a crop
-    that a small identity gives twice is augmented twice.
-    """
-
-    def __init__(self, samples: Sequence[Sample], labels: Sequence[int], settings: TrainConfig, *, epoch: int) -> None:
-        self.samples, self.labels, self.settings, self.epoch = samples, labels, settings, epoch
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        settings = self.settings
-        crop = transforms.load_crop(self.samples[place].path, height=settings.height, width=settings.width)
-        rng = np.random.default_rng((settings.seed, self.epoch, 1 + place))  # a trailing 0 would repeat the sampler's stream
-        augmented = transforms.augment(crop, flip_prob=settings.flip_prob, pad=settings.pad, rng=rng)
-        return torch.from_numpy(augmented), torch.tensor(self.labels[place])
-
-
-def epoch_loader(samples: Sequence[Sample], labels: np.ndarray, settings: TrainConfig, *, epoch: int) -> Loader:
-    """Returns the P x K batches of one epoch: uint8 [B, H, W, 3] and labels int64 [B]."""
-    rng = np.random.default_rng((settings.seed, epoch))
-    drawn = sampler.epoch_batches(labels, ids_per_batch=settings.ids_per_batch, crops_per_id=settings.crops_per_id, rng=rng)
-    order = [index for batch in drawn for index in batch]
-    crops = TrainingCrops([samples[index] for index in order], [int(labels[index]) for index in order], settings, epoch=epoch)
-    return DataLoader(crops, batch_size=settings.ids_per_batch * settings.crops_per_id, num_workers=settings.workers)
-
-
-def train_epoch(
-    model: BNNeck,
-    loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainConfig,
-    *,
-    title: str,
-) -> dict[str, float]:
-    """Runs one epoch; returns mean losses, training accuracy and crops per second.
-
-    Raises ValueError on a loss that is not finite.
-    """
-    set_training(model, settings.frozen_stages)
-    totals, num_crops, started = dict.fromkeys(("id_loss", "triplet_loss", "accuracy"), 0.0), 0, time.perf_counter()
-    with tqdm(loader, desc=title, unit="batch", mininterval=0.1 if sys.stderr.isatty() else 30) as bar:
-        for crops, labels in bar:
-            step = train_step(model, crops, labels, optimizer, settings)
-            num_crops += len(labels)
-            totals = {name: total + step[name] * len(labels) for name, total in totals.items()}
-            rate = num_crops / (time.perf_counter() - started)
-            bar.set_postfix({name: f"{total / num_crops:.3f}" for name, total in totals.items()} | {"crops/s": f"{rate:.1f}"})
-    return {name: total / num_crops for name, total in totals.items()} | {"crops_per_s": rate}
-
-
-def train_step(
-    model: BNNeck, crops: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, settings: TrainConfig
-) -> dict[str, float]:
-    """Forward, losses, backward, step on uint8 [B, H, W, 3] and labels int64 [B]; returns the step's scalars."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-        output = model(transforms.normalize(crops))
-    f_t, logits = output.f_t_BC.float(), output.logits_BI.float()
-    id_loss = losses.smoothed_cross_entropy(logits, labels, epsilon=settings.label_smoothing)
-    triplet_loss = losses.batch_hard_triplet(f_t, labels, margin=settings.margin)
-    loss = id_loss + triplet_loss
-    if not torch.isfinite(loss):
-        raise ValueError(f"loss: got {loss.item()} (id {id_loss.item()}, triplet {triplet_loss.item()}); lower --lr or use fp32")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    accuracy = (logits.argmax(dim=1) == labels).float().mean()
-    return {"id_loss": id_loss.item(), "triplet_loss": triplet_loss.item(), "accuracy": accuracy.item()}
+python -m training.run --data Market-1501 --out runs/market
+python -m training.run --data Market-1501 --recipe table3_neck2 --out runs/neck2
+python -m training.run --synthetic --epochs 3 --out runs/synthetic
+torchrun --nproc-per-node 2 -m training.run --data Market-1501 --out runs/market
+"""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line; values that are not given stay None and leave the recipe's."""
+    """Reads the command line; recipe values that are not given stay None and leave the recipe's."""
     parser = argparse.ArgumentParser(
         prog="python -m training.run",
-        description="Train a BNNeck re-identification model and evaluate it.",
-        epilog="Writes RUN/checkpoint.safetensors and RUN/checkpoint.json; then: python -m exporter.run RUN ARTEFACT",
+        usage="%(prog)s (--data DIR ... | --synthetic) --out RUN [options]",
+        description=DESCRIPTION,
+        epilog="In brackets: the strong baseline's value and where it comes from. Next: python -m exporter.run RUN ARTEFACT",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=38, width=120),
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, metavar="DIR", help="Market-1501-layout folder")
+    source.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="dataset folders or CSV files; several are joined")
     source.add_argument("--synthetic", action="store_true", help="draw a small dataset of people into RUN/data")
-    parser.add_argument("--out", type=Path, metavar="RUN", required=True, help="run folder: checkpoint, log, figures")
-    parser.add_argument("--recipe", choices=config.RECIPES, help="strong_baseline, or synthetic with --synthetic, by default")
-    parser.add_argument(
-        "--backbone-weights",
-        metavar="W",
-        help="IMAGENET1K_V1 (default, downloaded), IMAGENET1K_V2, a .pth or .safetensors file, none (default with --synthetic)",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the last epoch saved in RUN")
+    source.add_argument("--list-recipes", action="store_true", help="print every recipe and its published figures")
+    parser.add_argument("--test", type=Path, metavar="DIR", help="dataset to test on (the first of --data)")
+    parser.add_argument("--no-cameras", action="store_true", help="ignore cameras: any other crop of a person is a match")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="run folder: checkpoint, log, figures, pictures")
+    parser.add_argument("--recipe", metavar="NAME", help="strong_baseline; synthetic with --synthetic")
+    parser.add_argument("--backbone-weights", metavar="W", help="IMAGENET1K_V1 (default), IMAGENET1K_V2, a file, none")
+    parser.add_argument("--resume", action="store_true", help="go on from where RUN was saved")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (auto)")
+    parser.add_argument("--cache", choices=("auto", "device", "host", "files"), default="auto", help="decoded crops (auto)")
+    parser.add_argument("--save-every", type=int, default=1, metavar="N", help="epochs between checkpoints (1)")
+    parser.add_argument("--eval-every", type=int, default=0, metavar="N", help="epochs between evaluations (0: at the end)")
     parser.add_argument("--no-evaluation", action="store_true", help="stop after the last epoch")
+    parser.add_argument("--rerank", action="store_true", help="evaluate re-ranked too")
+    parser.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="write event files (on)")
     config.add_flags(parser)
     args = parser.parse_args(argv)
+    if args.out is None and not args.list_recipes:
+        parser.error("--out RUN is missing: the folder for checkpoint, log and figures")
+    if min(args.save_every, args.eval_every + 1) < 1:
+        parser.error(f"--save-every and --eval-every: got {args.save_every} and {args.eval_every}, wanted 1 or more, 0 or more")
     args.recipe = args.recipe or ("synthetic" if args.synthetic else "strong_baseline")
     args.backbone_weights = args.backbone_weights or ("none" if args.synthetic else "IMAGENET1K_V1")
     return args
 
 
-def prepare(
-    args: argparse.Namespace, settings: TrainConfig, num_ids: int, data_name: str
-) -> tuple[BNNeck, torch.optim.Optimizer, Facts]:
-    """Builds the model and its optimiser, fresh or from the run folder's last epoch."""
-    model = BNNeck(backbone=settings.backbone, num_ids=num_ids, last_stride=settings.last_stride)
-    facts = Facts(settings, num_ids, 0, data_name, Path(args.backbone_weights).name, None)
-    resumed = args.resume and (args.out / checkpoint.FACTS).is_file()
-    if resumed:
-        model, before = checkpoint.load(args.out)
-        if (before.config, before.num_ids) != (replace(settings, epochs=before.config.epochs), num_ids):
-            raise ValueError(f"--resume: {args.out} was begun with another configuration or dataset; use the same flags")
-        facts = replace(before, config=settings)
-    elif (args.out / checkpoint.FACTS).exists():
-        raise ValueError(f"--out: {args.out} already holds a checkpoint; add --resume to go on, or name another folder")
-    else:
-        load_backbone(model, args.backbone_weights, backbone=settings.backbone)
-    freeze(model, settings.frozen_stages)
-    model.to(memory_format=torch.channels_last)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-    if resumed:
-        checkpoint.load_optimizer(args.out, optimizer, epoch=facts.epoch)
-    return model, optimizer, facts
+@dataclass(frozen=True)
+class Work:
+    """What one run works with: its flags, what learns, its crops and labels int64 [N], and its data."""
+
+    args: argparse.Namespace
+    learner: Learner
+    store: Store
+    labels: np.ndarray
+    data: Dataset
 
 
-def train(args: argparse.Namespace, settings: TrainConfig) -> None:
-    """Reads the data, trains every epoch that is left, saves after each, and evaluates the last."""
-    if args.synthetic:
-        synthetic.write_dataset(args.out / "data", seed=settings.seed)
-    data = dataset.read_dataset(args.data or args.out / "data")
-    print(data.summary())
-    labels = dataset.class_labels(data.train)
-    model, optimizer, facts = prepare(args, settings, int(labels.max()) + 1, data.folder.name)
+def train(args: argparse.Namespace, settings: TrainConfig, must_stop: threading.Event) -> None:
+    """Reads the data, trains every epoch that is left, saves, and evaluates the last."""
+    device = start.pick_device(args.device)
+    distributed.start(device)
+    start.set_kernels(settings)
+    data = start.read_data(args, settings)
+    dataset.class_labels(data.train)  # one identity or none: said before anything is decoded
+    if distributed.rank() == 0:
+        print(data.summary(), flush=True)
+        runlog.write_start(args.out, settings, device=device, data=data.summary())
+    size = {"height": settings.height, "width": settings.width}
+    store, readable = open_store(data.train, **size, where=args.cache, workers=settings.workers, device=device)
+    data = replace(data, train=readable)
+    begun = start.prepare(args, settings, data, device)
+    work, facts, rows = Work(args, begun.learner, store, dataset.class_labels(readable), data), begun.facts, begun.rows
     for epoch in range(facts.epoch + 1, settings.epochs + 1):
-        rate = optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
-        loader = epoch_loader(data.train, labels, settings, epoch=epoch)
-        scalars = train_epoch(model, loader, optimizer, settings, title=f"epoch {epoch}/{settings.epochs}")
-        facts = replace(facts, epoch=epoch, metrics=None)  # figures of an earlier epoch must not pass for this one's
-        checkpoint.save(args.out, model, facts, optimizer)
-        line = {"epoch": epoch, "lr": rate} | {name: round(value, 5) for name, value in scalars.items()}
-        print(json.dumps(line), flush=True)
-        with (args.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-    if not args.no_evaluation:
-        embed = evaluate.torch_embedder(model.eval())
-        result = evaluate.evaluate(embed, data, height=settings.height, width=settings.width)
-        checkpoint.save_facts(args.out, replace(facts, metrics=asdict(result)))
-        print(evaluate.table(result))
+        facts = run_epoch(work, facts, epoch, rows, must_stop)
+        rows = rows[:0]
+        is_due = epoch == settings.epochs or (args.eval_every > 0 and epoch % args.eval_every == 0)
+        if is_due and not args.no_evaluation and distributed.rank() == 0:
+            test(work, facts)
+
+
+def run_epoch(work: Work, facts: Facts, epoch: int, rows: np.ndarray, must_stop: threading.Event) -> Facts:
+    """Trains an epoch of which `rows` are done, and saves and logs it; asked to stop, saves in mid-epoch and leaves."""
+    settings, args = facts.config, work.args
+    rate = learning_rate(settings, epoch)
+    for group in work.learner.optimizer.param_groups:
+        group["lr"] = rate
+    done = loop.train_epoch(work.learner, work.store, work.labels, settings, epoch=epoch, before=rows, must_stop=must_stop.is_set)
+    place = (epoch, 0) if done.is_whole else (epoch - 1, len(done.rows))
+    facts = replace(facts, epoch=place[0], num_batches=place[1], metrics=None)  # earlier figures must not pass for these weights'
+    is_due = not done.is_whole or epoch % args.save_every == 0 or epoch == settings.epochs
+    if distributed.rank() == 0 and is_due:
+        resume = loop.state(work.learner) | {"rows": torch.from_numpy(done.rows[: place[1]])}
+        checkpoint.save(args.out, work.learner.kept_model(), facts, resume | {"samples": start.digest(work.data.train)})
+    if not done.is_whole:
+        print(f"stopped in epoch {epoch} after {place[1]} batches; saved in {args.out}: go on with --resume", flush=True)
+        raise SystemExit(128 + signal.SIGTERM)
+    if distributed.rank() == 0:
+        log_epoch(work, epoch, rate, done)
+    return facts
+
+
+def log_epoch(work: Work, epoch: int, rate: float, done: EpochRows) -> None:
+    """Prints the epoch's line and leaves it, with its batches, in the run folder."""
+    means = zip(SCALARS, done.rows.mean(axis=0).tolist(), strict=True)
+    line = {"epoch": epoch, "lr": rate} | {name: round(value, 5) for name, value in means}
+    line["crops_per_s"] = round(done.crops_per_s * distributed.world_size(), 1)
+    print(json.dumps(line), flush=True)
+    runlog.add_line(work.args.out, line)
+    first_step = runlog.add_steps(work.args.out, epoch=epoch, rows=done.rows)
+    if work.args.tensorboard:
+        runlog.add_events(work.args.out, first_step=first_step, rows=done.rows, line=line)
+
+
+def test(work: Work, facts: Facts) -> None:
+    """Evaluates the kept weights; after the last epoch the figures go into the checkpoint, with pictures beside it."""
+    settings, out = facts.config, work.args.out
+    model = work.learner.kept_model().eval()
+    raise NotImplementedError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    if args.list_recipes:
+        print(recipes.listing())
+        return
+    must_stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: must_stop.set())
     try:
-        settings = config.from_flags(args)
+        settings = start.settings_of(args)
         torch.manual_seed(settings.seed)
-        train(args, settings)
+        train(args, settings, must_stop)
     except (ValueError, OSError) as error:
         sys.exit(f"training.run: {error}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        distributed.stop()
 
 
 if __name__ == "__main__":

@@ -6,16 +6,21 @@ from training.config import TrainConfig
 def learning_rate(config: TrainConfig, epoch: int) -> float:
     """Returns the learning rate of `epoch` (1-based): linear warm-up, then a factor after each of `decay_epochs`.
 
-    The faithful schedule is the released code under the PyTorch of its time: epoch e <= W uses the factor
-    w + (1 - w) * (e - 1) / W, so the full rate is reached in epoch W + 1. Differs from the paper's eq. 1 (t / 10) only there.
+    warmup "code", the faithful one, is the released code under the PyTorch of its time: epoch e <= W has the factor
+    w + (1 - w) * (e - 1) / W, so the full rate comes in epoch W + 1. "paper" is eq. 1: e / W. From epoch W + 1 on they agree.
 
     >>> config = TrainConfig()
     >>> [f"{learning_rate(config, epoch):.5g}" for epoch in (1, 2, 10, 11, 40, 41, 70, 71, 120)]
     ['3.5e-06', '3.815e-05', '0.00031535', '0.00035', '0.00035', '3.5e-05', '3.5e-05', '3.5e-06', '3.5e-06']
+    >>> printed = TrainConfig(warmup="paper")
+    >>> [f"{learning_rate(printed, epoch):.5g}" for epoch in (1, 2, 10, 11, 40, 41)]
+    ['3.5e-05', '7e-05', '0.00035', '0.00035', '0.00035', '3.5e-05']
     """
     if epoch < 1:
         raise ValueError(f"epoch: got {epoch}, wanted 1 or more")
     rate = config.lr * config.decay_factor ** sum(epoch > last for last in config.decay_epochs)
-    if epoch <= config.warmup_epochs:
-        rate *= config.warmup_factor + (1 - config.warmup_factor) * (epoch - 1) / config.warmup_epochs
-    return rate
+    if epoch > config.warmup_epochs:
+        return rate
+    if config.warmup == "paper":
+        return rate * epoch / config.warmup_epochs
+    return rate * (config.warmup_factor + (1 - config.warmup_factor) * (epoch - 1) / config.warmup_epochs)

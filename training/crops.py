@@ -1,0 +1,151 @@
+"""Where training crops wait: decoded in the device's memory, decoded in the host's, or as files that worker processes read.
+
+Each store yields the same uint8 [B, H, W, 3] batches on the training device. Market-1501 at 256 x 128 is 1.3 GB decoded.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from training import transforms
+from training.dataset import Sample
+
+Where = Literal["auto", "device", "host", "files"]
+MAX_UNREADABLE = 0.01  # share of a training list that may be left out; more is a broken copy, not a bad file
+MEMORY_SHARE = 0.5  # of the free memory that decoded crops may take
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Crops uint8 [N, H, W, 3], decoded once, in the memory of the device or (pinned, for a GPU) of the host."""
+
+    crops: Tensor
+    device: torch.device
+
+    def batches(self, order: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Yields the crops of each batch of indices; from the host the next batch is copied while this one trains."""
+        if not order:
+            return
+        if self.crops.device == self.device:
+            for chosen in order:
+                yield self.crops[torch.as_tensor(chosen, device=self.device)]
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self._send, order[0])
+            for chosen in order[1:]:
+                ready, waiting = waiting, pool.submit(self._send, chosen)
+                yield ready.result()
+            yield waiting.result()
+
+    def _send(self, chosen: Sequence[int]) -> Tensor:
+        return self.crops[torch.as_tensor(chosen)].pin_memory().to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Crops that stay files; `workers` processes decode them, batch by batch (0: the training process itself does)."""
+
+    samples: tuple[Sample, ...]
+    height: int
+    width: int
+    workers: int
+    device: torch.device
+
+    def batches(self, order: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Yields the crops of each batch of indices. Raises ValueError naming a file that became unreadable."""
+        loader = DataLoader(
+            BatchFiles(self, order), batch_size=None, num_workers=self.workers, pin_memory=self.device.type == "cuda"
+        )
+        for crops in loader:
+            yield crops.to(self.device, non_blocking=True)
+
+
+class BatchFiles(TorchDataset[Tensor]):
+    """One item is one batch, so that a worker hands over whole batches."""
+
+    def __init__(self, files: Files, order: Sequence[Sequence[int]]) -> None:
+        self.files, self.order = files, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, batch: int) -> Tensor:
+        size = {"height": self.files.height, "width": self.files.width}
+        crops = [transforms.load_crop(self.files.samples[index].path, **size) for index in self.order[batch]]
+        return torch.from_numpy(np.stack(crops))
+
+
+Store = Decoded | Files
+
+
+def open_store(
+    samples: Sequence[Sample], *, height: int, width: int, where: Where, workers: int, device: torch.device
+) -> tuple[Store, tuple[Sample, ...]]:
+    """Decodes every crop once and returns the store with the samples that could be read, in the same order.
+
+    Prints the names of those that could not; raises ValueError when they are more than MAX_UNREADABLE of the list.
+    """
+    place = choose(where, len(samples) * height * width * 3, device)
+    decoded, bad = decode_all(samples, height=height, width=width, keep=place != "files")
+    readable = tuple(sample for index, sample in enumerate(samples) if index not in bad)
+    report_unreadable(list(bad.values()), len(samples))
+    if decoded is None:
+        return Files(readable, height, width, workers, device), readable
+    crops = torch.from_numpy(np.delete(decoded, list(bad), axis=0) if bad else decoded)
+    if place == "device":
+        crops = crops.to(device)
+    return Decoded(crops, device), readable
+
+
+def choose(where: Where, num_bytes: int, device: torch.device) -> Where:
+    """Returns where decoded crops fit: the device's memory, else the host's, else nowhere (files)."""
+    if where != "auto":
+        return where
+    if device.type == "cuda" and num_bytes < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if num_bytes < MEMORY_SHARE * free:
+        return "device" if device.type == "cpu" else "host"
+    return "files"
+
+
+def decode_all(samples: Sequence[Sample], *, height: int, width: int, keep: bool) -> tuple[np.ndarray | None, dict[int, str]]:
+    """Decodes every file in threads: uint8 [N, height, width, 3] (None unless `keep`), and the error of each bad index."""
+    decoded = np.zeros((len(samples), height, width, 3), np.uint8) if keep else None
+    bad: dict[int, str] = {}
+
+    def load(index: int) -> None:
+        try:
+            crop = transforms.load_crop(samples[index].path, height=height, width=width)
+        except ValueError as error:
+            bad[index] = str(error)
+            return
+        if decoded is not None:
+            decoded[index] = crop
+
+    interval = 0.1 if sys.stderr.isatty() else 30
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in tqdm(pool.map(load, range(len(samples))), total=len(samples), desc="decode", unit="crop", mininterval=interval):
+            pass
+    return decoded, dict(sorted(bad.items()))
+
+
+def report_unreadable(errors: Sequence[str], total: int) -> None:
+    """Prints the first unreadable files; raises ValueError when they are more than MAX_UNREADABLE of `total`."""
+    if not errors:
+        return
+    shown = "\n  ".join([*errors[:5], *(["..."] if len(errors) > 5 else [])])
+    if len(errors) > MAX_UNREADABLE * total:
+        limit = int(MAX_UNREADABLE * total)
+        raise ValueError(f"training list: got {len(errors)} unreadable files of {total}, wanted at most {limit}:\n  {shown}")
+    tqdm.write(f"left out {len(errors)} unreadable files of {total}:\n  {shown}", file=sys.stderr)
