@@ -92,15 +92,15 @@ def concerns(data: Dataset) -> Iterator[str]:
     """Yields what can be seen to be odd about the lists, from paths and ids alone."""
     yield from train_concerns(data)
     yield from test_concerns(data)
+    paths = {name: {sample.path for sample in samples} for name, samples in data.lists()}
     for name, samples in data.lists():
-        again = len(samples) - len({sample.path for sample in samples})
+        again = len(samples) - len(paths[name])
         if again:
             yield f"{counted(again, 'file')} listed more than once in the {name} list"
-    test = (*data.query, *data.gallery)
-    files = {sample.path for sample in data.train} & {sample.path for sample in test}
+    files = paths["train"] & (paths["query"] | paths["gallery"])
     if files:
         yield f"{counted(len(files), 'file')} in both the training and the test lists: the figures will flatter"
-    pids = people(data.train) & people(test)
+    pids = people(data.train) & people((*data.query, *data.gallery))
     if pids:
         yield f"{counted(len(pids), 'identity')} in both the training and the test lists: the protocol tests with other people"
 
