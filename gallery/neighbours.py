@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Progress = Callable[[int], object]
 
-BLOCK = 2**24  # cosines held at a time: 64 MiB
+BLOCK_BYTES = 2**26  # worked on at a time: a product of 870 x 19,281 crops
 GROUP = 64  # cosines of which only the largest is looked at first: selecting among maxima is cheap, among all it is not
 
 
@@ -39,7 +39,9 @@ def sq_dist(cosine: Floats) -> Floats:
     return distance
 
 
-def find_neighbours(query: Floats, gallery: Floats, *, k: int, progress: Progress | None = None) -> Neighbours:
+def find_neighbours(
+    query: Floats, gallery: Floats, *, k: int, block_bytes: int = BLOCK_BYTES, progress: Progress | None = None
+) -> Neighbours:
     """Finds the k closest crops (itself among them) of every crop of both sets; k is at most N.
 
     Every cosine is computed once and serves both of its crops: half of the product's arithmetic. Blocks come in rising
@@ -47,13 +49,15 @@ def find_neighbours(query: Floats, gallery: Floats, *, k: int, progress: Progres
 
     Args:
         query: float32 [Q, D], unit rows. gallery: float32 [G, D], unit rows.
+        block_bytes: memory for one block of cosines; what is chosen in it takes about as much again.
         progress: called with the number of crops done since it was last called; N in all.
     """
     num = len(query) + len(gallery)
     lists = _Lists(num, k)
     lowest = np.full(num, np.inf, np.float32)
-    buffer = np.empty(min(max(BLOCK, num), num * num), np.float32)
-    for start, stop in _blocks(len(query), num):
+    block = max(num, block_bytes // 4)  # cosines
+    buffer = np.empty(min(block, num * num), np.float32)
+    for start, stop in _blocks(len(query), num, block):
         cosines = _cosines(query, gallery, start, stop, buffer)
         np.fill_diagonal(cosines, np.inf)  # the crop itself: always first
         later = cosines[:, stop - start :].T
@@ -68,13 +72,17 @@ def find_neighbours(query: Floats, gallery: Floats, *, k: int, progress: Progres
     return Neighbours(lists.index, lists.cosine, sq_dist(lowest))
 
 
-def pair_cosines(query: Floats, gallery: Floats, left: Ints, right: Ints) -> Floats:
-    """The cosine of each pair of crops left[i], right[i]: float32 [n]."""
-    slab = max(1, BLOCK // 4 // query.shape[1])
-    cosines = np.empty(len(left), np.float32)
-    for start in range(0, len(left), slab):
-        pairs = slice(start, start + slab)
-        np.einsum("nd,nd->n", _take(query, gallery, left[pairs]), _take(query, gallery, right[pairs]), out=cosines[pairs])
+def pair_cosines(
+    query: Floats, gallery: Floats, neighbours: Neighbours, left: Ints, right: Ints, *, block_bytes: int = BLOCK_BYTES
+) -> Floats:
+    """The cosine of each pair of crops left[i], right[i]: float32 [n]; from the list of the left one where it is there."""
+    is_right = neighbours.index[left] == right[:, np.newaxis]
+    cosines: Floats = neighbours.cosine[left, is_right.argmax(axis=1)]
+    unlisted = np.flatnonzero(~is_right.any(axis=1))
+    slab = max(1, block_bytes // (16 * query.shape[1]))
+    for start in range(0, len(unlisted), slab):
+        pairs = unlisted[start : start + slab]
+        cosines[pairs] = np.einsum("nd,nd->n", _take(query, gallery, left[pairs]), _take(query, gallery, right[pairs]))
     return cosines
 
 
@@ -136,12 +144,12 @@ def _kth_at_least(cosines: Floats, k: int) -> Floats:
     return bound
 
 
-def _blocks(num_query: int, num: int) -> Iterator[tuple[int, int]]:
+def _blocks(num_query: int, num: int, block: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of runs of crops whose cosines fit a block; none crosses from the query to the gallery."""
     for first, last in ((0, num_query), (num_query, num)):
         start = first
         while start < last:
-            stop = min(last, start + max(1, BLOCK // (num - start)))
+            stop = min(last, start + block // (num - start))
             yield start, stop
             start = stop
 

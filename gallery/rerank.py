@@ -21,13 +21,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.neighbours import Neighbours, Progress, find_neighbours, pair_cosines, sq_dist
+from gallery.neighbours import BLOCK_BYTES, Neighbours, Progress, find_neighbours, pair_cosines, sq_dist
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-CHUNK = 2**26  # bytes worked on at a time
 LENGTH_TOLERANCE = 1e-3  # of an embedding's length, as on enrolment: half-precision rounding is below 3e-4
 
 
@@ -59,7 +58,14 @@ class Neighbourhoods:
 
 
 def prepare(
-    query_QD: Floats, gallery_GD: Floats, *, k1: int = 20, k2: int = 6, blend: float = 0.3, progress: Progress | None = None
+    query_QD: Floats,
+    gallery_GD: Floats,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    blend: float = 0.3,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
 ) -> Neighbourhoods:
     """Finds the weighted k-reciprocal neighbourhoods of all crops.
 
@@ -68,6 +74,7 @@ def prepare(
         k1: neighbours in a crop's list beside itself; at most N - 1, so a tiny gallery needs a smaller one.
         k2: crops, itself among them, whose neighbourhoods are averaged into a crop's own; 1 averages nothing.
         blend: the paper's lambda, the share of the original distance: 0 is Jaccard alone, 1 the original order.
+        block_bytes: worked on at a time; several of that size may be held at once. No result depends on it.
         progress: called with the number of crops whose neighbours were found since the last call; N in all. Nearly all of
             the time goes there.
     Raises: ValueError for what cannot be re-ranked.
@@ -75,8 +82,9 @@ def prepare(
     query_QD, gallery_GD = (np.ascontiguousarray(embeddings, np.float32) for embeddings in (query_QD, gallery_GD))
     _check_embeddings(query_QD, gallery_GD)
     _check_parameters(len(query_QD) + len(gallery_GD), k1, k2, blend)
-    neighbours = find_neighbours(query_QD, gallery_GD, k=k1 + 1, progress=progress)
-    weights = _expanded(neighbours, _weighted(query_QD, gallery_GD, neighbours, k1), k2)
+    neighbours = find_neighbours(query_QD, gallery_GD, k=k1 + 1, block_bytes=block_bytes, progress=progress)
+    own = _weighted(query_QD, gallery_GD, neighbours, k1, block_bytes)
+    weights = _expanded(neighbours.index[:, :k2], own, block_bytes)
     num_query = len(query_QD)
     cut = int(weights.starts[num_query])
     return Neighbourhoods(
@@ -106,19 +114,18 @@ def distances(prepared: Neighbourhoods, rows: slice) -> Floats:
     return blended_RG
 
 
-def _weighted(query_QD: Floats, gallery_GD: Floats, neighbours: Neighbours, k1: int) -> Sparse:
+def _weighted(query_QD: Floats, gallery_GD: Floats, neighbours: Neighbours, k1: int, block_bytes: int) -> Sparse:
     """The weights of every crop's expanded k-reciprocal neighbours, [N, N]: exp(-sq_dist / farthest), rows made to sum to 1."""
     half = int(np.around(k1 / 2)) + 1
     index_NK, index_NH = neighbours.index, neighbours.index[:, :half]
-    is_mutual_NK, is_mutual_NH = _is_mutual(index_NK), _is_mutual(index_NH)
+    is_mutual_NK, is_mutual_NH = _is_mutual(index_NK, block_bytes), _is_mutual(index_NH, block_bytes)
     chunks = []
     row_bytes = max(len(index_NK), 16 * index_NK.shape[1] * half)  # a mask over all crops, or the halves of all neighbours
-    for numbers in _chunks(len(index_NK), row_bytes):
-        left, right = np.nonzero(_expansion(numbers, index_NK, is_mutual_NK, index_NH, is_mutual_NH))
-        cosines = pair_cosines(query_QD, gallery_GD, numbers[left], right)
-        scaled = sq_dist(cosines) / _nonzero(neighbours.farthest[numbers])[left]
-        scaled[numbers[left] == right] = 0  # to itself, whatever rounding says
-        weights = np.exp(-scaled)
+    for numbers in _chunks(len(index_NK), row_bytes, block_bytes):
+        members_RN = _expansion(numbers, index_NK, is_mutual_NK, index_NH, is_mutual_NH)
+        left, right = np.divmod(np.flatnonzero(members_RN), members_RN.shape[1])  # many times faster than nonzero
+        cosines = pair_cosines(query_QD, gallery_GD, neighbours, numbers[left], right, block_bytes=block_bytes)
+        weights = np.exp(-sq_dist(cosines) / _nonzero(neighbours.farthest[numbers])[left])
         weights /= np.bincount(left, weights)[left]
         chunks.append((np.bincount(left), right.astype(np.int32), weights.astype(np.float32)))
     return _stacked(chunks)
@@ -144,22 +151,23 @@ def _expansion(
     return members_RN
 
 
-def _is_mutual(index_NK: NDArray[np.int32]) -> Mask:
+def _is_mutual(index_NK: NDArray[np.int32], block_bytes: int) -> Mask:
     """Whether a crop is in the list of each of its neighbours: bool, shaped as the lists."""
     num, length = index_NK.shape
     is_mutual = [
-        (index_NK[index_NK[numbers]] == numbers[:, np.newaxis, np.newaxis]).any(axis=2) for numbers in _chunks(num, 4 * length**2)
+        (index_NK[index_NK[numbers]] == numbers[:, np.newaxis, np.newaxis]).any(axis=2)
+        for numbers in _chunks(num, 4 * length**2, block_bytes)
     ]
     return np.concatenate(is_mutual)
 
 
-def _expanded(neighbours: Neighbours, weights: Sparse, k2: int) -> Sparse:
-    """Local query expansion: each row becomes the mean of the rows of its crop's k2 closest crops."""
-    num = len(neighbours.index)
+def _expanded(closest: NDArray[np.int32], weights: Sparse, block_bytes: int) -> Sparse:
+    """Local query expansion: each row becomes the mean of the rows of its crop's closest, [N, k2]."""
+    num, k2 = closest.shape
     chunks = []
     row_bytes = 32 * k2 * int(np.diff(weights.starts).max())
-    for numbers in _chunks(num, row_bytes):
-        lengths, columns, values = weights.take(neighbours.index[numbers, :k2].ravel())
+    for numbers in _chunks(num, row_bytes, block_bytes):
+        lengths, columns, values = weights.take(closest[numbers].ravel())
         row = np.repeat(np.repeat(np.arange(len(numbers)), k2), lengths)
         order = np.lexsort((columns, row))
         row, columns, values = row[order], columns[order], values[order]
@@ -189,9 +197,9 @@ def _starts(lengths: Ints) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
-def _chunks(num: int, row_bytes: int) -> Iterator[Ints]:
-    """The numbers 0 .. num-1 in runs that fill a chunk, when each takes so many bytes."""
-    size = max(1, CHUNK // row_bytes)
+def _chunks(num: int, row_bytes: int, block_bytes: int) -> Iterator[Ints]:
+    """The numbers 0 .. num-1 in runs that fill a block, when each takes so many bytes."""
+    size = max(1, block_bytes // row_bytes)
     return (np.arange(start, min(start + size, num)) for start in range(0, num, size))
 
 
