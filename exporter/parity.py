@@ -1,13 +1,12 @@
 """The gate of every export: the runtime must give what torch gives, row by row, at several batch sizes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from training import synthetic
 from training.evaluate import Embed
+from training.evaluate import runtime_embedder as runtime_embedder
 
 BATCH_SIZES = (1, 2, 7, 32)
 NUM_NEIGHBOURS = 5
@@ -30,17 +29,6 @@ def drawn_crops(count: int, *, height: int, width: int) -> np.ndarray:
     cameras = [synthetic.draw_camera(rng) for _ in range(4)]
     drawn = (synthetic.draw_crop(synthetic.draw_person(rng), cameras[index % 4], rng) for index in range(count))
     return np.stack([np.asarray(image.resize((width, height))) for image in drawn])
-
-
-def runtime_embedder(path: Path) -> Embed:
-    """Returns the embed function of an ONNX file on ONNX Runtime's CPU provider."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def embed(crops: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(None, {name: crops})[0])
-
-    return embed
 
 
 def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: str) -> Parity:

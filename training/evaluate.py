@@ -1,89 +1,30 @@
 """From crops to figures: embeds query and gallery, ranks, and scores them.
 
-python -m training.evaluate runs/market --data Market-1501
+python -m training.evaluate runs/market --data Market-1501 --rerank --pictures runs/market/pictures
 python -m training.evaluate service/model --data Market-1501
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
 
-from training import checkpoint, dataset, metrics, transforms
+from training import checkpoint, dataset, metrics, results, scoring
+from training.config import Feature, Metric
 from training.dataset import Dataset, Sample
+from training.embedders import Embed, Embedder, embed_samples, torch_embedder
+from training.metrics import Evidence
+from training.results import EvalResult, table
 
-CHUNK = 256  # queries ranked at a time: 256 x 20,000 cosines are 20 MB
+__all__ = ["Embed", "EvalResult", "Evidence", "embed_samples", "evaluate", "measure", "score", "table", "torch_embedder"]
 
-Embed = Callable[[np.ndarray], np.ndarray]  # uint8 [B, H, W, 3] -> float32 [B, D], unit rows
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """The figures of one evaluation; shares are 0..1.
-
-    `far` maps a false-accept rate (text) to the cosine threshold measured for it, `tpr` to the share of genuine pairs accepted
-    there; `margin` is the median gap by which a wrong first match led the right identity (0 when there was none).
-    """
-
-    data: str
-    cmc: tuple[float, ...]
-    mAP: float
-    mINP: float
-    num_queries: int
-    num_valid_queries: int
-    num_gallery: int
-    far: dict[str, float]
-    tpr: dict[str, float]
-    margin: float
-
-    @property
-    def rank1(self) -> float:
-        return self.cmc[0]
-
-
-def batches(samples: Sequence[Sample], *, size: int, height: int, width: int) -> Iterator[np.ndarray]:
-    """Yields uint8 [B, height, width, 3] in order, decoding one batch ahead in threads."""
-    chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
-
-    def load(chunk: Sequence[Sample]) -> np.ndarray:
-        return np.stack([transforms.load_crop(sample.path, height=height, width=width) for sample in chunk])
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(load, chunks[0])
-        for chunk in chunks[1:]:
-            ready, waiting = waiting, pool.submit(load, chunk)
-            yield ready.result()
-        yield waiting.result()
-
-
-def embed_samples(embed: Embed, samples: Sequence[Sample], *, height: int, width: int, batch_size: int, name: str) -> np.ndarray:
-    """Returns float32 [N, D], one unit row per sample, with a progress bar."""
-    rows = []
-    with tqdm(total=len(samples), desc=name, unit="crop", disable=None) as bar:
-        for crops in batches(samples, size=batch_size, height=height, width=width):
-            rows.append(embed(crops))
-            bar.update(len(crops))
-    return np.concatenate(rows)
-
-
-def torch_embedder(model: nn.Module) -> Embed:
-    """Returns the fp32 reference: f_i of `model` (in evaluation mode) scaled to unit length."""
-
-    def embed(crops: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            f_i = model(transforms.normalize(torch.from_numpy(crops))).f_i_BC
-            return nn.functional.normalize(f_i, dim=1).numpy()
-
-    return embed
+K1, K2, BLEND = 20, 6, 0.3  # of the re-ranking, as in the released code
 
 
 def ids_of(samples: Sequence[Sample]) -> metrics.Ids:
@@ -91,65 +32,85 @@ def ids_of(samples: Sequence[Sample]) -> metrics.Ids:
     return metrics.Ids(np.array([s.pid for s in samples]), np.array([s.camid for s in samples]))
 
 
-def evaluate(embed: Embed, data: Dataset, *, height: int, width: int, batch_size: int = 32) -> EvalResult:
-    """Embeds the whole query and gallery lists and scores them by cosine.
+def measure(
+    embed: Embed,
+    data: Dataset,
+    *,
+    height: int,
+    width: int,
+    batch_size: int = 32,
+    metric: Metric = "cosine",
+    rerank: bool = False,
+    k1: int = K1,
+    k2: int = K2,
+    blend: float = BLEND,
+    seed: int = 0,
+) -> tuple[EvalResult, Evidence]:
+    """Embeds the whole query and gallery lists and scores them; returns the figures and what their pictures are drawn from.
 
-    Raises ValueError when no query has a correct gallery crop seen by another camera.
+    The cosine needs an `embed` that gives unit rows. `seed` draws the identities of the open-set figures.
+    Raises ValueError when the lists cannot be scored: see `dataset.check_test`.
     """
+    dataset.check_test(data)
     size = {"height": height, "width": width, "batch_size": batch_size}
-    embedded_query = embed_samples(embed, data.query, name="embed query", **size)
-    embedded_gallery = embed_samples(embed, data.gallery, name="embed gallery", **size)
-    return score(embedded_query, embedded_gallery, data)
+    query_QD = embed_samples(embed, data.query, name="embed query", **size)
+    known = embed if isinstance(embed, Embedder) else None
+    if known:
+        known.take_norms()  # those of the queries and of anything before
+    gallery_GD = embed_samples(embed, data.gallery, name="embed gallery", **size)
+    result, evidence = figures(query_QD, gallery_GD, data, metric=metric, rerank=rerank, k1=k1, k2=k2, blend=blend, seed=seed)
+    if not known:
+        return result, evidence
+    return replace(result, feature=known.feature, flip=known.flip), replace(evidence, norms=known.take_norms())
 
 
-def score(query_QD: np.ndarray, gallery_GD: np.ndarray, data: Dataset) -> EvalResult:
-    """Scores embeddings float32 [Q, D] and [G, D] of a dataset, in chunks of queries so that memory stays small."""
+def evaluate(embed: Embed, data: Dataset, *, height: int, width: int, batch_size: int = 32, **options: Any) -> EvalResult:
+    """Returns the figures of `measure`, which tells its options."""
+    return measure(embed, data, height=height, width=width, batch_size=batch_size, **options)[0]
+
+
+def score(query_QD: np.ndarray, gallery_GD: np.ndarray, data: Dataset, **options: Any) -> EvalResult:
+    """Returns the figures of `figures`, which tells its options."""
+    return figures(query_QD, gallery_GD, data, **options)[0]
+
+
+def figures(
+    query_QD: np.ndarray,
+    gallery_GD: np.ndarray,
+    data: Dataset,
+    *,
+    metric: Metric = "cosine",
+    rerank: bool = False,
+    k1: int = K1,
+    k2: int = K2,
+    blend: float = BLEND,
+    seed: int = 0,
+) -> tuple[EvalResult, Evidence]:
+    """Scores features float32 [Q, D] and [G, D] of a dataset, in chunks of queries so that memory stays small.
+
+    Raises ValueError for rows that do not fit (cosine: that are not of unit length), and when no query is valid.
+    """
     query, gallery = ids_of(data.query), ids_of(data.gallery)
-    parts, genuine_B, impostor_B = [], np.zeros(metrics.NUM_BINS, np.int64), np.zeros(metrics.NUM_BINS, np.int64)
-    for start in tqdm(range(0, len(query.pids), CHUNK), desc="rank", unit="chunk", disable=None):
-        rows = slice(start, start + CHUNK)
-        chunk = metrics.Ids(query.pids[rows], query.camids[rows])
-        cosine_QG = query_QD[rows] @ gallery_GD.T
-        parts.append(metrics.score_queries(cosine_QG, chunk, gallery))
-        genuine, impostor = metrics.pair_histogram(cosine_QG, chunk, gallery)
-        genuine_B, impostor_B = genuine_B + genuine, impostor_B + impostor
-    scores = metrics.QueryScores(*(np.concatenate(columns) for columns in zip(*(vars(p).values() for p in parts), strict=True)))
-    return summarize(scores, genuine_B, impostor_B, data)
+    scored = scoring.rank(query_QD, gallery_GD, query, gallery, metric=metric, seed=seed)
+    result, found = results.summarize(scored, data, metric=metric), scored.queries
+    if rerank:
+        again = scoring.rank_again(query_QD, gallery_GD, query, gallery, metric=metric, k1=k1, k2=k2, blend=blend)
+        result = replace(result, rerank=results.reranked(again, k1=k1, k2=k2, blend=blend))
+    counts = (scored.genuine_B, scored.impostor_B, scored.edges)
+    return result, Evidence(*counts, found.is_valid, found.ap, found.first_hit, found.top_QK, norms={})
 
 
-def summarize(scores: metrics.QueryScores, genuine_B: np.ndarray, impostor_B: np.ndarray, data: Dataset) -> EvalResult:
-    """Turns per-query scores and pair histograms into the figures of one evaluation."""
-    valid = scores.is_valid
-    if not valid.any():
-        raise ValueError(f"{data.folder}: none of {len(valid)} queries has its identity in the gallery under another camera")
-    wrong = scores.gap[valid & (scores.gap > 0)]
-    far = {f"{rate:g}": metrics.threshold_at(impostor_B, rate) for rate in metrics.FALSE_ACCEPT_RATES}
-    return EvalResult(
-        data=data.folder.name,
-        cmc=tuple(round(float(share), 6) for share in metrics.cmc(scores)),
-        mAP=round(float(scores.ap[valid].mean()), 6),
-        mINP=round(float(scores.inp[valid].mean()), 6),
-        num_queries=len(valid),
-        num_valid_queries=int(valid.sum()),
-        num_gallery=len(data.gallery),
-        far=far,
-        tpr={rate: round(metrics.accept_rate(genuine_B, threshold), 6) for rate, threshold in far.items()},
-        margin=round(float(np.median(wrong)), 4) if len(wrong) else 0.0,
-    )
+def runtime_embedder(path: Path) -> Embed:
+    """Returns the embed function of an ONNX file on ONNX Runtime's CPU provider."""
+    import onnxruntime  # only exported artefacts need it; training installs do not
 
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
 
-def table(result: EvalResult) -> str:
-    """Returns the figures as people read them, in percent."""
-    ranks = "  ".join(f"rank-{k} {100 * result.cmc[k - 1]:.1f}" for k in (1, 5, 10))
-    lines = [
-        f"{result.data}: {ranks}  mAP {100 * result.mAP:.1f}  mINP {100 * result.mINP:.1f}",
-        f"  {result.num_valid_queries:,} valid of {result.num_queries:,} queries against {result.num_gallery:,} gallery crops",
-    ]
-    for rate, threshold in result.far.items():
-        lines.append(
-            f"  false-accept rate {rate:>6}: cosine >= {threshold:.4f} accepts {100 * result.tpr[rate]:.1f} % of genuine pairs"
-        )
-    return "\n".join(lines)
+    def embed(crops: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(None, {name: crops})[0])
+
+    return embed
 
 
 def artefact_embedder(folder: Path) -> tuple[Embed, dict[str, Any]]:
@@ -157,40 +118,83 @@ def artefact_embedder(folder: Path) -> tuple[Embed, dict[str, Any]]:
 
     Raises ValueError when the folder holds no whole artefact.
     """
-    import onnxruntime  # only exported artefacts need it; training installs do not
-
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        name = manifest["input"]["name"]
-        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        if not {"height", "width"} <= manifest["input"].keys():
+            raise ValueError("its input has no height and width")
+        return runtime_embedder(folder / "model.onnx"), manifest
     except Exception as error:  # the runtime has its own family of errors
         raise ValueError(f"{folder}: got no whole artefact ({error}), wanted a folder that exporter.run wrote") from error
-    return lambda crops: session.run(None, {name: crops})[0], manifest
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def open_model(args: argparse.Namespace) -> tuple[Embedder, Metric, dict[str, Any]]:
+    """Returns the embedder, the metric and the input size of a checkpoint or artefact; flags go before its own values."""
+    if (args.model / "manifest.json").is_file():
+        if args.feature == "f_t":
+            raise ValueError(f"--feature: got f_t for the artefact {args.model}, wanted its checkpoint: artefacts give f_i alone")
+        embed, manifest = artefact_embedder(args.model)
+        size = {side: manifest["input"][side] for side in ("height", "width")}
+        known = Embedder(lambda crops: {"f_i": embed(crops)}, flip=bool(args.flip), is_raw=False)
+        return known, args.metric or "cosine", size
+    model, facts = checkpoint.load(args.model)
+    config = facts.config
+    metric: Metric = args.metric or config.test_metric
+    known = torch_embedder(
+        model,
+        device=args.device,
+        feature=args.feature or config.test_feature,
+        flip=config.flip_test if args.flip is None else args.flip,
+        normalize=metric == "cosine",
+    )
+    return known, metric, {"height": config.height, "width": config.width}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; values that are not given stay None and leave the checkpoint's."""
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate", description="Score a checkpoint or an exported artefact."
     )
-    parser.add_argument(
-        "model", type=Path, metavar="CHECKPOINT_OR_ARTEFACT", help="folder that training.run or exporter.run wrote"
-    )
-    parser.add_argument("--data", type=Path, required=True, help="Market-1501-layout folder with query/ and bounding_box_test/")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder that training.run or exporter.run wrote")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="dataset with query and gallery")
+    parser.add_argument("--no-cameras", action="store_true", help="ignore the camids: every crop of an identity may match")
+    own = "default: what the checkpoint was trained to be tested with, else"
+    parser.add_argument("--feature", choices=get_args(Feature), help=f"feature before or after the neck ({own} f_i)")
+    parser.add_argument("--metric", choices=get_args(Metric), help=f"how features are compared ({own} cosine)")
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, help=f"average each crop with its mirror ({own} no)")
+    parser.add_argument("--rerank", action="store_true", help="score k-reciprocal re-ranked lists too")
+    parser.add_argument("--k1", type=int, default=K1, metavar="N", help=f"neighbours in a crop's list ({K1})")
+    parser.add_argument("--k2", type=int, default=K2, metavar="N", help=f"crops whose neighbourhoods are averaged ({K2})")
+    parser.add_argument("--blend", type=float, default=BLEND, metavar="X", help=f"share of the original distance ({BLEND})")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for checkpoints; artefacts: CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw curves, histograms and rank lists here")
     args = parser.parse_args(argv)
+    if not (1 <= args.k2 <= args.k1 and 0 <= args.blend <= 1):  # said before an hour of embedding, not after
+        parser.error(f"got k1 {args.k1}, k2 {args.k2}, blend {args.blend:g}, wanted 1 <= k2 <= k1 and a blend of 0 to 1")
+    has_cuda = torch.cuda.is_available()
+    if args.device == "cuda" and not has_cuda:
+        parser.error("--device: got cuda, wanted cpu or auto: torch finds no GPU here")
+    args.device = ("cuda" if has_cuda else "cpu") if args.device == "auto" else args.device
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
     try:
-        data = dataset.read_dataset(args.data)
-        if (args.model / "manifest.json").is_file():
-            embed, manifest = artefact_embedder(args.model)
-            height, width = manifest["input"]["height"], manifest["input"]["width"]
-        else:
-            model, facts = checkpoint.load(args.model)
-            embed, height, width = torch_embedder(model), facts.config.height, facts.config.width
-        print(data.summary())
-        result = evaluate(embed, data, height=height, width=width)
+        data = dataset.read_dataset(args.data, cameras=not args.no_cameras)
+        embed, metric, size = open_model(args)
+        print(data.summary(), flush=True)
+        batch_size = 256 if args.device == "cuda" else 32
+        again: dict[str, Any] = {"rerank": args.rerank, "k1": args.k1, "k2": args.k2, "blend": args.blend}
+        result, evidence = measure(embed, data, **size, batch_size=batch_size, metric=metric, **again)
         print(table(result))
         if args.json:
             checkpoint.write_whole({args.json: lambda path: path.write_text(json.dumps(asdict(result), indent=2) + "\n")})
+        if args.pictures:
+            from training import plots  # matplotlib is for pictures only
+
+            for path in plots.evaluation_pictures(args.pictures, result, evidence, data):
+                print(path)
     except (ValueError, OSError) as error:
         sys.exit(f"training.evaluate: {error}")
 

@@ -1,12 +1,13 @@
-"""CMC, AP, mINP and thresholds: by hand, and against slow obvious counting."""
+"""CMC, AP by both rules and mINP: by hand, against slow obvious counting, and against another library."""
 
 import doctest
 
 import numpy as np
 import pytest
+import torch
 
 from training import metrics
-from training.metrics import NUM_BINS, Ids, accept_rate, cmc, pair_histogram, score_queries, threshold_at
+from training.metrics import MAX_RANK, NUM_TOP, Ids, cmc, join, junk_mask, score_queries, trapezoid_precision
 
 # gallery: 0 junk for query 0 (same identity, same camera), 3 a distractor, 5 seen by the camera of query 2 only
 GALLERY = Ids(np.array([1, 1, 2, 0, 1, 3]), np.array([1, 2, 2, 3, 3, 1]))
@@ -27,23 +28,39 @@ def random_case(seed):
     return np.round(rng.uniform(-1, 1, (12, 30)), 1), query, gallery  # rounded, so that ties abound
 
 
+def slow_ranking(cosines, query, gallery, row):
+    """The gallery's places for one query, best first, without junk."""
+    ranking = sorted(range(len(gallery.pids)), key=lambda column: (-cosines[row, column], column))
+    pid, camid = query.pids[row], query.camids[row]
+    return [column for column in ranking if gallery.pids[column] != pid or gallery.camids[column] != camid]
+
+
 def slow_scores(cosines, query, gallery):
-    """(is_valid, first_hit, AP, INP, gap) of each query, by walking down its ranking."""
-    for row, (pid, camid) in enumerate(zip(query.pids, query.camids, strict=True)):
-        ranking = sorted(range(len(gallery.pids)), key=lambda column: (-cosines[row, column], column))
-        ranking = [column for column in ranking if gallery.pids[column] != pid or gallery.camids[column] != camid]
+    """(is_valid, first_hit, AP, INP, best correct score, gap) of each query, by walking down its ranking."""
+    for row, pid in enumerate(query.pids):
         hits, precisions, best = [], [], {True: None, False: None}
-        for rank, column in enumerate(ranking, start=1):
+        for rank, column in enumerate(slow_ranking(cosines, query, gallery, row), start=1):
             is_correct = bool(gallery.pids[column] == pid)
             best[is_correct] = cosines[row, column] if best[is_correct] is None else best[is_correct]
             if is_correct:
                 hits.append(rank)
                 precisions.append(len(hits) / rank)
         if not hits:
-            yield (False, 0, 0.0, 0.0, -np.inf)
+            yield (False, 0, 0.0, 0.0, -np.inf, -np.inf)
             continue
         gap = -np.inf if best[False] is None else best[False] - best[True]
-        yield (True, hits[0], sum(precisions) / len(hits), len(hits) / hits[-1], gap)
+        yield (True, hits[0], sum(precisions) / len(hits), len(hits) / hits[-1], best[True], gap)
+
+
+def kit_ap(is_correct):
+    """AP of the Market-1501 kit: the area under precision over recall, one trapezoid per place of the ranking."""
+    area, before, found = 0.0, (0.0, 1.0), 0
+    for rank, is_hit in enumerate(is_correct, start=1):
+        found += is_hit
+        recall, precision = found / sum(is_correct), found / rank
+        area += (recall - before[0]) * (before[1] + precision) / 2
+        before = (recall, precision)
+    return area
 
 
 def test_a_ranking_worked_by_hand():
@@ -79,7 +96,7 @@ def test_a_gallery_of_nothing_but_matches_has_no_gap():
 def test_scores_equal_a_walk_down_every_ranking(seed):
     cosines, query, gallery = random_case(seed)
     scores = score_queries(cosines, query, gallery)
-    got = zip(scores.is_valid, scores.first_hit, scores.ap, scores.inp, scores.gap, strict=True)
+    got = zip(scores.is_valid, scores.first_hit, scores.ap, scores.inp, scores.right, scores.gap, strict=True)
     for mine, wanted in zip(got, slow_scores(cosines, query, gallery), strict=True):
         assert mine == pytest.approx(wanted)
 
@@ -91,45 +108,75 @@ def test_the_curve_is_the_share_of_first_hits_within_each_rank(seed):
     assert cmc(scores).tolist() == pytest.approx([sum(hit <= k for hit in hits) / len(hits) for k in range(1, 51)])
 
 
-def test_pairs_are_counted_without_junk_and_distractors_as_impostors():
-    genuine, impostor = pair_histogram(COSINES, QUERIES, GALLERY)
-    assert (genuine.sum(), impostor.sum()) == (3, 13)
-    assert np.flatnonzero(genuine).tolist() == [12_000, 18_000, 19_000]  # 0.2, 0.8, 0.9
+@pytest.mark.parametrize("seed", range(10))
+def test_the_best_matches_are_the_top_of_the_ranking(seed):
+    cosines, query, gallery = random_case(seed)
+    top = score_queries(cosines, query, gallery).top_QK
+    assert [row.tolist() for row in top] == [slow_ranking(cosines, query, gallery, row)[:NUM_TOP] for row in range(12)]
 
 
-def test_histograms_of_chunks_add_up():
-    cosines, query, gallery = random_case(0)
-    whole = pair_histogram(cosines, query, gallery)
-    parts = [
-        pair_histogram(cosines[rows], Ids(query.pids[rows], query.camids[rows]), gallery) for rows in (slice(5), slice(5, 12))
-    ]
-    assert all(np.array_equal(whole[kind], parts[0][kind] + parts[1][kind]) for kind in (0, 1))
+def test_a_short_ranking_is_filled_up_with_minus_one():
+    top = score_queries(COSINES, QUERIES, GALLERY).top_QK
+    assert top[0].tolist() == [3, 1, 2, 5, 4, -1, -1, -1, -1, -1]
+    assert top[2].tolist() == [4, 3, 2, 1, 0, -1, -1, -1, -1, -1]
 
 
-def test_cosines_a_rounding_beyond_one_are_counted_at_the_ends():
-    query, gallery = Ids(np.array([1]), np.array([1])), Ids(np.array([1, 2]), np.array([2, 2]))
-    genuine, impostor = pair_histogram(np.array([[1.0000002, -1.0000002]], np.float32), query, gallery)
-    assert (genuine[NUM_BINS - 1], impostor[0]) == (1, 1)
+def test_nothing_but_junk_leaves_no_match():
+    one = Ids(np.array([1]), np.array([1]))
+    scores = score_queries(np.array([[0.9]]), one, one)
+    assert (scores.is_valid.tolist(), scores.top_QK.tolist()) == ([False], [[-1] * NUM_TOP])
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.1, 0.01, 0.001])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_threshold_is_the_lowest_that_keeps_the_rate(rate, seed):
-    cosines = np.clip(np.random.default_rng(seed).normal(0.2, 0.2, 2000), -0.999, 0.999)
-    histogram = pair_histogram(cosines[None], Ids(np.array([1]), np.array([1])), Ids(np.full(2000, 2), np.full(2000, 2)))[1]
-    threshold = threshold_at(histogram, rate)
-    assert (cosines >= threshold).sum() <= rate * 2000
-    assert (cosines >= threshold - 1e-4).sum() > rate * 2000  # one bin lower lets too many through
+def test_distractors_stay_in_the_gallery():
+    query, gallery = Ids(np.array([1]), np.array([1])), Ids(np.array([0, 0, 1]), np.array([1, 2, 2]))
+    scores = score_queries(np.array([[0.9, 0.8, 0.7]]), query, gallery)
+    assert (scores.first_hit[0], scores.ap[0], scores.inp[0]) == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
 
 
-def test_genuine_pairs_are_accepted_at_and_above_the_threshold():
-    genuine = np.zeros(NUM_BINS, int)
-    genuine[[9_999, 10_000, 15_000]] = 2, 3, 5  # just below 0, just above 0, 0.5
-    assert [accept_rate(genuine, threshold) for threshold in (-1, 0.0, 0.0001, 0.5, 1.0)] == [1.0, 0.8, 0.5, 0.5, 0.0]
+def test_junk_is_the_same_identity_under_the_same_camera_alone():
+    query, gallery = Ids(np.array([1]), np.array([1])), Ids(np.array([1, 1, 2, 0]), np.array([1, 2, 1, 1]))
+    assert junk_mask(query, gallery).tolist() == [[True, False, False, False]]
 
 
-def test_without_genuine_pairs_none_is_accepted():
-    assert accept_rate(np.zeros(NUM_BINS, int), 0.0) == 0.0
+@pytest.mark.parametrize(
+    ("ranks", "mean", "kit"),
+    [([1], 1, 1), ([2], 1 / 2, 1 / 4), ([1, 2, 3], 1, 1), ([1, 4], 3 / 4, 17 / 24), ([2, 5], 9 / 20, 23 / 80)],
+)
+def test_both_rules_of_average_precision_by_hand(ranks, mean, kit):
+    is_correct = np.isin(np.arange(1, 7), ranks)
+    query, gallery = Ids(np.array([1]), np.array([1])), Ids(is_correct.astype(int), np.full(6, 2))
+    scores = score_queries(np.linspace(1, 0, 6)[None], query, gallery)
+    assert (scores.ap[0], scores.trapezoid_ap[0]) == (pytest.approx(mean), pytest.approx(kit))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_trapezoid_rule_equals_the_kits_walk(seed):
+    is_correct = np.random.default_rng(seed).random(40) < 0.2
+    is_correct[seed] = True
+    assert trapezoid_precision(np.flatnonzero(is_correct) + 1) == pytest.approx(kit_ap(is_correct.tolist()))
+
+
+def test_scores_of_chunks_join_to_those_of_all():
+    cosines, query, gallery = random_case(3)
+    parts = [score_queries(cosines[rows], query.at(rows), gallery) for rows in (slice(0, 5), slice(5, 12))]
+    for mine, whole in zip(vars(join(parts)).values(), vars(score_queries(cosines, query, gallery)).values(), strict=True):
+        assert np.array_equal(mine, whole)
+
+
+def test_figures_without_junk_agree_with_pytorch_metric_learning():
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # takes seconds to import
+
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(90, 8)).astype(np.float32) + 2 * rng.normal(size=(9, 8)).astype(np.float32).repeat(10, axis=0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    pids, is_query = np.repeat(np.arange(9), 10), np.arange(90) % 5 == 0
+    query, gallery = Ids(pids[is_query], np.zeros(18)), Ids(pids[~is_query], np.ones(72))
+    scores = score_queries(rows[is_query] @ rows[~is_query].T, query, gallery)
+    theirs = AccuracyCalculator(include=("mean_average_precision", "precision_at_1"), k=None, device=torch.device("cpu"))
+    wanted = theirs.get_accuracy(*(torch.from_numpy(one) for one in (rows[is_query], query.pids, rows[~is_query], gallery.pids)))
+    assert 0.3 < wanted["mean_average_precision"] < 0.95
+    assert (scores.ap.mean(), cmc(scores)[0]) == pytest.approx((wanted["mean_average_precision"], wanted["precision_at_1"]))
+    assert len(cmc(scores)) == MAX_RANK
 
 
 def test_the_examples_in_the_documentation_hold():
