@@ -73,17 +73,23 @@ def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
 
 
 def save(folder: Path, model: nn.Module, facts: Facts, resume: dict[str, Any]) -> None:
-    """Writes a checkpoint and its resume state; a failure leaves the previous files as they were."""
+    """Writes a checkpoint and its resume state; a failure leaves the previous files as they were.
+
+    Raises OSError when they cannot be written, such as on a full disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    place = {"epoch": str(facts.epoch), "num_batches": str(facts.num_batches)}
-    write_whole(
-        {
-            folder / RESUME: lambda path: torch.save(resume | place, path),
-            folder / WEIGHTS: lambda path: save_file(state, path, metadata=place),
-            folder / FACTS: lambda path: path.write_text(to_text(facts)),
-        }
-    )
+    place = {"epoch": f"{facts.epoch}+{facts.num_batches}"}  # one key: the library writes several in any order
+    writers: dict[Path, Callable[[Path], object]] = {
+        folder / RESUME: lambda path: torch.save(resume | place, path),
+        folder / WEIGHTS: lambda path: save_file(state, path, metadata=place),
+        folder / FACTS: lambda path: path.write_text(to_text(facts)),
+    }
+    try:
+        write_whole(writers)
+    except (SafetensorError, RuntimeError) as error:  # how the two libraries report a full disk
+        reason = " ".join(str(error).split())[:120]
+        raise OSError(f"{folder}: epoch {facts.epoch} cannot be saved ({reason}); the previous checkpoint is whole") from error
 
 
 def save_facts(folder: Path, facts: Facts) -> None:
@@ -139,10 +145,12 @@ def build(config: TrainConfig, num_ids: int) -> BNNeck:
 
 def check_place(path: Path, place: Mapping[str, str], facts: Facts) -> None:
     """Raises ValueError when a file was saved at another epoch or batch than its JSON."""
-    got = (int(place.get("epoch", facts.epoch)), int(place.get("num_batches", 0)))
-    if got != (facts.epoch, facts.num_batches):
-        wanted = f"epoch {facts.epoch} and {facts.num_batches} batches"
-        raise ValueError(f"{path}: got epoch {got[0]} and {got[1]} batches, wanted {wanted}: the run was stopped while saving")
+    epoch, _, num_batches = str(place.get("epoch", facts.epoch)).partition("+")
+    got, wanted = (
+        f"epoch {one} and {more or 0} batches" for one, more in ((epoch, num_batches), (facts.epoch, facts.num_batches))
+    )
+    if got != wanted:
+        raise ValueError(f"{path}: got {got}, wanted {wanted}: the run was stopped while saving")
 
 
 def load_facts(folder: Path) -> Facts:

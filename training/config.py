@@ -120,13 +120,14 @@ def check_range(item: "Field[Any]", value: Any) -> None:
         if value not in get_args(hint):
             raise ValueError(f"{item.name}: got {value!r}, wanted one of {', '.join(get_args(hint))}")
         return
-    if hint is bool or isinstance(value, bool):
-        if hint is not bool or not isinstance(value, bool):
-            raise ValueError(f"{item.name}: got {value!r}, wanted {'true or false' if hint is bool else 'a number'}")
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{item.name}: got {value!r}, wanted true or false")
         return
     kinds, wanted = ((int, float), "a finite number") if hint is float else ((int,), "whole numbers")
     numbers = value if get_origin(hint) is tuple else (value,)
-    if not isinstance(numbers, tuple) or not all(isinstance(one, kinds) and 0 <= one < math.inf for one in numbers):
+    is_number = isinstance(numbers, tuple) and all(isinstance(one, kinds) and not isinstance(one, bool) for one in numbers)
+    if not is_number or not all(0 <= one < math.inf for one in numbers):
         raise ValueError(f"{item.name}: got {value!r}, wanted {wanted} not below zero")
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from training import transforms
 from training.dataset import Sample
+from training.progress import progress
 
 Where = Literal["auto", "device", "host", "files"]
 MAX_UNREADABLE = 0.01  # share of a training list that may be left out; more is a broken copy, not a bad file
@@ -36,9 +37,9 @@ class Decoded:
         """Yields the crops of each batch of indices; from the host the next batch is copied while this one trains."""
         if not order:
             return
-        if self.crops.device == self.device:
+        if self.crops.device.type == self.device.type:  # "cuda" and the "cuda:0" it becomes are not equal
             for chosen in order:
-                yield self.crops[torch.as_tensor(chosen, device=self.device)]
+                yield self.crops[torch.as_tensor(chosen, device=self.crops.device)]
             return
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(self._send, order[0])
@@ -133,10 +134,9 @@ def decode_all(samples: Sequence[Sample], *, height: int, width: int, keep: bool
         if decoded is not None:
             decoded[index] = crop
 
-    interval = 0.1 if sys.stderr.isatty() else 30
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm(pool.map(load, range(len(samples))), total=len(samples), desc="decode", unit="crop", mininterval=interval):
-            pass
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(samples), name="decode", unit="crop") as bar:
+        for _ in pool.map(load, range(len(samples))):
+            bar.update()
     return decoded, dict(sorted(bad.items()))
 
 

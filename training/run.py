@@ -17,6 +17,7 @@ from training.checkpoint import Facts
 from training.config import TrainConfig
 from training.crops import Store, open_store
 from training.dataset import Dataset
+from training.embedders import torch_embedder
 from training.loop import SCALARS, EpochRows, Learner
 from training.schedule import learning_rate
 
@@ -55,6 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-evaluation", action="store_true", help="stop after the last epoch")
     parser.add_argument("--rerank", action="store_true", help="evaluate re-ranked too")
     parser.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="write event files (on)")
+    parser.add_argument("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw RUN/pictures (on)")
     config.add_flags(parser)
     args = parser.parse_args(argv)
     if args.out is None and not args.list_recipes:
@@ -86,18 +88,20 @@ def train(args: argparse.Namespace, settings: TrainConfig, must_stop: threading.
     dataset.class_labels(data.train)  # one identity or none: said before anything is decoded
     if distributed.rank() == 0:
         print(data.summary(), flush=True)
-        runlog.write_start(args.out, settings, device=device, data=data.summary())
     size = {"height": settings.height, "width": settings.width}
     store, readable = open_store(data.train, **size, where=args.cache, workers=settings.workers, device=device)
     data = replace(data, train=readable)
     begun = start.prepare(args, settings, data, device)
+    if distributed.rank() == 0:
+        runlog.write_start(args.out, settings, device=device, data=data.summary())
     work, facts, rows = Work(args, begun.learner, store, dataset.class_labels(readable), data), begun.facts, begun.rows
     for epoch in range(facts.epoch + 1, settings.epochs + 1):
         facts = run_epoch(work, facts, epoch, rows, must_stop)
         rows = rows[:0]
-        is_due = epoch == settings.epochs or (args.eval_every > 0 and epoch % args.eval_every == 0)
-        if is_due and not args.no_evaluation and distributed.rank() == 0:
+        if epoch < settings.epochs and args.eval_every and epoch % args.eval_every == 0:
             test(work, facts)
+    if not args.no_evaluation:
+        test(work, facts)
 
 
 def run_epoch(work: Work, facts: Facts, epoch: int, rows: np.ndarray, must_stop: threading.Event) -> Facts:
@@ -135,9 +139,30 @@ def log_epoch(work: Work, epoch: int, rate: float, done: EpochRows) -> None:
 
 def test(work: Work, facts: Facts) -> None:
     """Evaluates the kept weights; after the last epoch the figures go into the checkpoint, with pictures beside it."""
-    settings, out = facts.config, work.args.out
-    model = work.learner.kept_model().eval()
-    raise NotImplementedError
+    if distributed.rank() > 0:
+        return
+    settings, args, device = facts.config, work.args, work.learner.device
+    embed = torch_embedder(
+        work.learner.kept_model().eval(),
+        device=device,
+        feature=settings.test_feature,
+        flip=settings.flip_test,
+        normalize=settings.test_metric == "cosine",
+    )
+    size = {"height": settings.height, "width": settings.width, "batch_size": 256 if device.type == "cuda" else 32}
+    result, evidence = evaluate.measure(embed, work.data, **size, metric=settings.test_metric, rerank=args.rerank)
+    print(evaluate.table(result), flush=True)
+    runlog.add_line(args.out, {"epoch": facts.epoch, "rank1": result.rank1, "mAP": result.mAP, "mINP": result.mINP})
+    if facts.epoch < settings.epochs:
+        return
+    figures = asdict(result)
+    checkpoint.save_facts(args.out, replace(facts, metrics=figures))
+    runlog.write_metrics(args.out, figures)
+    if args.pictures:
+        from training import plots  # matplotlib takes a second to load
+
+        plots.training_pictures(args.out / "pictures", runlog.lines(args.out), settings)
+        plots.evaluation_pictures(args.out / "pictures", result, evidence, work.data)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -42,6 +42,11 @@ def write_start(folder: Path, config: TrainConfig, *, device: torch.device, data
     write_whole({folder / "run.json": lambda path: path.write_text(json.dumps(values, indent=2) + "\n")})
 
 
+def write_metrics(folder: Path, figures: Mapping[str, Any]) -> None:
+    """Writes metrics.json."""
+    write_whole({folder / "metrics.json": lambda path: path.write_text(json.dumps(figures, indent=2) + "\n")})
+
+
 def add_line(folder: Path, line: Mapping[str, Any]) -> None:
     """Appends one line to log.jsonl."""
     with (folder / LOG).open("a") as file:

@@ -57,7 +57,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flags(drawn: Path) -> Flags:
     """flags(out, more ...): the command line of a tiny training."""
     tiny = "--recipe synthetic --backbone-weights none --precision fp32 --height 64 --width 32 --ids-per-batch 2 --crops-per-id 2"
-    schedule = "--epochs 2 --lr 0.001 --warmup-epochs 0 --decay-epochs 1 --workers 0"
+    schedule = "--epochs 2 --lr 0.001 --warmup-epochs 0 --decay-epochs 1 --no-tensorboard --no-pictures"
     return lambda out, *more: ["--data", str(drawn), "--out", str(out), *tiny.split(), *schedule.split(), *map(str, more)]
 
 

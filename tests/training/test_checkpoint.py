@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training import checkpoint
-from training.checkpoint import FACTS, RESUME, WEIGHTS, Facts, load, load_optimizer, save, save_facts, write_whole
+from training.checkpoint import FACTS, RESUME, VERSION_1, WEIGHTS, Facts, load, load_resume, save, save_facts, write_whole
 from training.config import TrainConfig
 
 CONFIG = replace(TrainConfig(), backbone="resnet18", height=64, width=32, decay_epochs=(3, 9))
@@ -23,10 +23,10 @@ def facts_fixture():
 
 @pytest.fixture(scope="module", name="saved")
 def saved_fixture(tmp_path_factory, tiny):
-    """A checkpoint of epoch 3 after one step; a test that changes it works on a copy."""
+    """A checkpoint of epoch 3; a test that changes it works on a copy."""
     model = tiny()
     folder = tmp_path_factory.mktemp("saved")
-    save(folder, model, Facts(CONFIG, 4, 3, "people", "none", METRICS), stepped(model))
+    save(folder, model, Facts(CONFIG, 4, 3, "people", "none", METRICS), RESUMED)
     return folder
 
 
@@ -35,12 +35,7 @@ def copied_fixture(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")
 
 
-def stepped(model):
-    """An optimiser that has made one step."""
-    optimizer = torch.optim.Adam(model.classifier.parameters(), lr=0.1)
-    model.classifier(torch.ones(2, 512)).sum().backward()
-    optimizer.step()
-    return optimizer
+RESUMED = {"model": {}, "optimizer": {"state": {}}}
 
 
 def contents(folder):
@@ -54,7 +49,7 @@ def change_json(folder, **changes):
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, tiny, facts):
     model = tiny()
-    save(tmp_path / "new" / "run", model, facts, stepped(model))
+    save(tmp_path / "new" / "run", model, facts, RESUMED)
     loaded, back = load(tmp_path / "new" / "run")
     assert back == facts
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
@@ -71,13 +66,24 @@ def test_a_checkpoint_is_two_readable_files_and_the_resume_state(saved):
     assert json.loads((saved / FACTS).read_text())["config"]["backbone"] == "resnet18"
 
 
-def test_the_optimiser_comes_back_as_it_was_saved(saved, tiny):
-    model = tiny()
-    optimizer = torch.optim.Adam(model.classifier.parameters(), lr=0.1)
-    load_optimizer(saved, optimizer, epoch=3)
-    moments = optimizer.state_dict()["state"][0]
-    assert moments["step"].item() == 1
-    assert torch.all(moments["exp_avg"] != 0)
+def test_the_resume_state_comes_back_as_it_was_saved(saved, facts):
+    back = load_resume(saved, facts)
+    assert {name: back[name] for name in RESUMED} == RESUMED
+
+
+def test_weights_saved_at_another_place_than_their_facts_are_refused(copied):
+    change_json(copied, num_batches=7)
+    with pytest.raises(ValueError, match="got epoch 3 and 0 batches, wanted epoch 3 and 7 batches: the run was stopped"):
+        load(copied)
+
+
+def test_a_checkpoint_of_version_1_says_what_it_was_trained_without(copied):
+    values = json.loads((copied / FACTS).read_text())
+    old = {name: value for name, value in values["config"].items() if name not in VERSION_1}
+    del values["num_batches"]
+    (copied / FACTS).write_text(json.dumps(values | {"schema_version": 1, "config": old}))
+    config = load(copied)[1].config
+    assert (config.erasing_prob, config.center_weight, config.neck, config.height) == (0.0, 0.0, "bnneck", 64)
 
 
 def test_facts_are_replaced_without_touching_the_weights(copied, facts):
@@ -91,7 +97,7 @@ def test_a_save_that_fails_at_its_last_file_leaves_the_previous_checkpoint(copie
     before = contents(copied)
     model = tiny()
     with pytest.raises(TypeError, match="not JSON serializable"):
-        save(copied, model, replace(facts, epoch=4, metrics={"mAP": object()}), stepped(model))
+        save(copied, model, replace(facts, epoch=4, metrics={"mAP": object()}), RESUMED)
     assert contents(copied) == before
 
 
@@ -153,12 +159,12 @@ def test_a_folder_inside_a_run_does_not_stand_for_the_run(saved):
 
 
 def test_another_schema_version_is_refused_with_what_to_do(copied):
-    change_json(copied, schema_version=2)
-    with pytest.raises(ValueError, match=r"checkpoint of this version \(got schema version 2, wanted 1\); train again"):
+    change_json(copied, schema_version=3)
+    with pytest.raises(ValueError, match=r"checkpoint of this version \(got schema version 3, wanted 2\); train again"):
         load(copied)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"schema_version": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"schema_version": 2}', b"\xff\xfe"])
 def test_facts_that_are_no_description_are_refused(copied, content):
     (copied / FACTS).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=r"checkpoint\.json: not a checkpoint of this version"):
@@ -171,14 +177,22 @@ def test_a_configuration_that_cannot_train_is_refused(copied):
         load(copied)
 
 
-def test_the_resume_state_of_another_epoch_is_refused(saved, tiny):
-    with pytest.raises(ValueError, match="got the state of epoch 3, wanted 4: the run was stopped while saving"):
-        load_optimizer(saved, torch.optim.Adam(tiny().classifier.parameters()), epoch=4)
+def test_the_resume_state_of_another_epoch_is_refused(saved, facts):
+    with pytest.raises(
+        ValueError, match="got epoch 3 and 0 batches, wanted epoch 4 and 0 batches: the run was stopped while saving"
+    ):
+        load_resume(saved, replace(facts, epoch=4))
+
+
+def test_the_resume_state_of_an_older_version_is_refused_with_what_to_do(copied, facts):
+    torch.save({"epoch": 3, "optimizer": {}}, copied / RESUME)
+    with pytest.raises(ValueError, match="got an older version's state, .* start anew with --backbone-weights"):
+        load_resume(copied, facts)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage"])
-def test_a_resume_state_that_cannot_be_read_is_refused(tmp_path, tiny, content):
+def test_a_resume_state_that_cannot_be_read_is_refused(tmp_path, facts, content):
     if content is not None:
         (tmp_path / RESUME).write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read .*; without it --resume is not possible"):
-        load_optimizer(tmp_path, torch.optim.Adam(tiny().classifier.parameters()), epoch=1)
+        load_resume(tmp_path, facts)

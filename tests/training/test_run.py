@@ -2,18 +2,17 @@
 
 import json
 import math
+import resource
 import shutil
+import signal
+import threading
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from training import config, dataset, run
+from training import run, start
 from training.checkpoint import FACTS, RESUME, WEIGHTS, load, load_facts
-from training.config import TrainConfig
-from training.dataset import Sample
-from training.run import epoch_loader, main, prepare, train_epoch, train_step
+from training.run import main
 
 
 @pytest.fixture(scope="module", name="one_epoch")
@@ -33,28 +32,22 @@ def resumed_fixture(tmp_path_factory, flags, one_epoch):
 
 
 def log_of(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if "lr" in line]
     return [{name: value for name, value in line.items() if name != "crops_per_s"} for line in lines]
 
 
 def refusal_of(argv):
-    """The one line that a refused command ends with."""
+    """What a refused command ends with."""
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert isinstance(stop.value.code, str)  # printed to stderr, status 1
     assert stop.value.code.startswith("training.run: ")
-    assert "\n" not in stop.value.code
     return stop.value.code
 
 
-def settings_and_data(flags, out, *more):
-    args = run.parse(flags(out, *more))
-    data = dataset.read_dataset(args.data)
-    return args, config.from_flags(args), data.train, dataset.class_labels(data.train)
-
-
 def test_a_run_writes_checkpoint_log_and_metrics(trained):
-    assert sorted(path.name for path in trained.iterdir()) == [FACTS, WEIGHTS, "log.jsonl", RESUME]
+    written = [FACTS, WEIGHTS, "log.jsonl", "metrics.json", RESUME, "run.json", "steps.csv"]
+    assert sorted(path.name for path in trained.iterdir()) == written
     facts = load_facts(trained)
     assert (facts.epoch, facts.num_ids, facts.trained_on, facts.started_from) == (2, 4, "people", "none")
     assert facts.metrics["num_valid_queries"] == 3
@@ -110,13 +103,17 @@ def test_a_dataset_of_other_identities_is_refused_on_resume(one_epoch, flags, dr
 def test_a_run_stopped_while_saving_is_refused_on_resume(one_epoch, resumed, flags, tmp_path):
     mixed = shutil.copytree(one_epoch, tmp_path / "run")
     shutil.copy(resumed / RESUME, mixed / RESUME)
-    assert "got the state of epoch 2, wanted 1" in refusal_of(flags(mixed, "--resume"))
+    assert "got epoch 2 and 0 batches, wanted epoch 1 and 0 batches: the run was stopped while saving" in refusal_of(
+        flags(mixed, "--resume")
+    )
 
 
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--data", "no/such/folder"], "got no such folder, wanted a Market-1501 layout"),
+        (["--data", "no/such/folder"], "no/such/folder: got no such folder, wanted a Market-1501 layout"),
+        (["--recipe", "table12_x"], "--recipe: got 'table12_x', wanted one of --list-recipes"),
+        (["--device", "cuda"], "--device cuda: got no GPU that torch can use"),
         (["--ids-per-batch", "9"], "got 4 identities, wanted at least 9; lower --ids-per-batch"),
         (["--flip-prob", "1.5"], "flip_prob: got 1.5, wanted 0 to 1"),
         (["--epochs", "0"], "wanted both above zero"),
@@ -128,15 +125,88 @@ def test_bad_input_ends_with_one_line_and_writes_nothing(flags, tmp_path, more, 
     assert not (tmp_path / "run" / FACTS).exists()
 
 
-def test_a_broken_crop_ends_the_run_with_its_name(flags, drawn, tmp_path):
+def test_a_broken_crop_is_named_and_too_many_are_refused(flags, drawn, tmp_path):
     broken = shutil.copytree(drawn, tmp_path / "people")
     path = sorted((broken / "bounding_box_train").iterdir())[0]
     path.write_bytes(path.read_bytes()[:300])
-    crops = 16  # all of them in one epoch
-    assert path.name in refusal_of(flags(tmp_path / "run", "--data", broken, "--ids-per-batch", 4, "--crops-per-id", crops // 4))
+    refusal = refusal_of(flags(tmp_path / "run", "--data", broken))
+    assert "got 1 unreadable files of 16, wanted at most 0" in refusal
+    assert path.name in refusal
 
 
-@pytest.mark.parametrize("argv", [[], ["--data", "x"], ["--data", "x", "--synthetic", "--out", "y"], ["--synthetic"]])
+def test_sigterm_saves_in_mid_epoch_and_the_resumed_run_equals_an_unbroken_one(trained, flags, tmp_path, capsys):
+    class Stopping(threading.Event):
+        """Set after the second batch, as a signal would set it."""
+
+        calls = 0
+
+        def is_set(self):
+            self.calls += 1
+            return self.calls == 2
+
+    out = tmp_path / "run"
+    args = run.parse(flags(out))
+    settings = start.settings_of(args)
+    torch.manual_seed(settings.seed)
+    with pytest.raises(SystemExit) as stop:
+        run.train(args, settings, Stopping())
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert f"stopped in epoch 1 after 2 batches; saved in {out}: go on with --resume" in capsys.readouterr().out
+    assert (load_facts(out).epoch, load_facts(out).num_batches) == (0, 2)
+    main(flags(out, "--resume"))
+    assert (out / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
+    assert log_of(out) == log_of(trained)
+    assert (out / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+
+
+def test_a_run_killed_between_two_checkpoints_trains_those_epochs_again(trained, one_epoch, flags, tmp_path):
+    out = shutil.copytree(one_epoch, tmp_path / "run")
+    for name in ("log.jsonl", "steps.csv"):
+        shutil.copy(trained / name, out / name)  # the second epoch was logged, not saved
+    main(flags(out, "--resume", "--no-evaluation"))
+    assert log_of(out) == log_of(trained)
+    assert (out / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+
+
+def test_a_disk_that_is_full_while_saving_leaves_the_previous_checkpoint(one_epoch, flags, tmp_path):
+    out = shutil.copytree(one_epoch, tmp_path / "run")
+    before = {name: (out / name).read_bytes() for name in (FACTS, WEIGHTS, RESUME)}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))  # a file of more than 1 MB cannot be written
+    try:
+        refusal = refusal_of(flags(out, "--resume", "--no-evaluation"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "cannot be saved" in refusal
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert not list(out.glob(".*"))
+
+
+def test_recipes_are_listed_with_their_published_figures(capsys):
+    main(["--list-recipes"])
+    listed = capsys.readouterr().out
+    assert "table3_neck2            f_t euclidean     91.0 / 80.9  82.5 / 69.4" in listed
+    assert len(listed.splitlines()) == 1 + 3 + 44
+
+
+def test_help_fits_a_screen_and_a_half(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 80
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--data", "x"],
+        ["--data", "x", "--synthetic", "--out", "y"],
+        ["--synthetic"],
+        ["--synthetic", "--out", "y", "--save-every", "0"],
+    ],
+)
 def test_a_wrong_command_line_is_a_usage_error(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         main(argv)
@@ -152,54 +222,6 @@ def test_the_recipe_follows_the_data_unless_it_is_named():
     assert run.parse(["--synthetic", "--out", "x", "--recipe", "strong_baseline"]).recipe == "strong_baseline"
 
 
-def test_training_on_drawn_people_reduces_the_loss(flags, tmp_path):
-    args, settings, samples, labels = settings_and_data(flags, tmp_path / "run", "--ids-per-batch", 4, "--lr", "0.0003")
-    torch.manual_seed(0)
-    model, optimizer, _ = prepare(args, settings, 4, "people")
-    steps = [
-        train_epoch(model, epoch_loader(samples, labels, settings, epoch=epoch), optimizer, settings, title="")
-        for epoch in range(1, 5)
-    ]
-    assert steps[-1]["id_loss"] < steps[0]["id_loss"]
-    assert steps[-1]["triplet_loss"] < 0.6 * steps[0]["triplet_loss"]
-
-
-def test_augmentation_is_a_function_of_seed_epoch_and_place(flags, tmp_path):
-    _, settings, samples, labels = settings_and_data(flags, tmp_path)
-
-    def crop(epoch, index):
-        return run.TrainingCrops(samples, labels, settings, epoch=epoch)[index][0].numpy()
-
-    assert np.array_equal(crop(1, 0), crop(1, 0))
-    assert any(not np.array_equal(crop(1, index), crop(2, index)) for index in range(4))
-
-
-def test_a_batch_holds_crops_and_the_labels_that_belong_to_them(flags, tmp_path):
-    _, settings, samples, labels = settings_and_data(flags, tmp_path, "--pad", 0, "--flip-prob", 0)
-    seen = run.TrainingCrops(samples, labels, settings, epoch=3)
-    known = {seen[index][0].numpy().tobytes(): int(labels[index]) for index in range(len(samples))}
-    for crops, batch_labels in epoch_loader(samples, labels, settings, epoch=3):
-        assert (crops.shape, crops.dtype) == ((4, 64, 32, 3), torch.uint8)
-        assert [known[crop.numpy().tobytes()] for crop in crops] == batch_labels.tolist()
-
-
-def test_bf16_trains_with_weights_and_losses_in_fp32(flags, tmp_path):
-    args, settings, *_ = settings_and_data(flags, tmp_path / "run", "--precision", "bf16")
-    model, optimizer, _ = prepare(args, settings, 4, "people")
-    crops = torch.randint(0, 256, (4, 64, 32, 3), dtype=torch.uint8)
-    scalars = train_step(model, crops, torch.tensor([0, 0, 1, 1]), optimizer, settings)
-    assert all(math.isfinite(value) for value in scalars.values())
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(flags, tmp_path):
-    args, settings, *_ = settings_and_data(flags, tmp_path / "run")
-    model, optimizer, _ = prepare(args, settings, 4, "people")
-    torch.nn.init.constant_(model.classifier.weight, float("nan"))
-    with pytest.raises(ValueError, match="loss: got nan .* lower --lr or use fp32"):
-        train_step(model, torch.zeros(4, 64, 32, 3, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]), optimizer, settings)
-
-
 def test_a_run_can_begin_from_the_weights_of_another(one_epoch, flags, tmp_path):
     main(
         flags(tmp_path / "run", "--epochs", 1, "--no-evaluation", "--backbone-weights", one_epoch / WEIGHTS, "--frozen-stages", 5)
@@ -207,13 +229,3 @@ def test_a_run_can_begin_from_the_weights_of_another(one_epoch, flags, tmp_path)
     before, after = load(one_epoch)[0].state_dict(), load(tmp_path / "run")[0].state_dict()
     assert load_facts(tmp_path / "run").started_from == WEIGHTS  # the name alone: a path says who trained it
     assert all(torch.equal(value, after[key]) for key, value in before.items() if key.startswith("backbone."))
-
-
-def test_a_crop_drawn_twice_is_augmented_twice(tmp_path):
-    path = tmp_path / "0001_c1s1_000000_00.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 32, 3), dtype=np.uint8)).save(path)
-    settings = TrainConfig(height=64, width=32, pad=8, ids_per_batch=2, crops_per_id=4, workers=0)
-    samples = [Sample(path, pid, 1) for pid in (1, 2)]
-    crops, labels = next(iter(run.epoch_loader(samples, np.array([0, 1]), settings, epoch=1)))
-    of_one = crops[labels == 0].numpy()
-    assert len(np.unique(of_one.reshape(4, -1), axis=0)) == 4
