@@ -30,9 +30,9 @@ class Scored:
     dir: dict[str, float]
 
 
-def chunks(num_queries: int, num_gallery: int) -> Iterator[slice]:
+def chunks(num_queries: int, num_gallery: int, *, cells: int = CHUNK_CELLS) -> Iterator[slice]:
     """Yields the rows of the queries to score together, with progress."""
-    size = max(1, CHUNK_CELLS // num_gallery)
+    size = max(1, cells // num_gallery)
     with progress(num_queries, name="rank", unit="query") as bar:
         for start in range(0, num_queries, size):
             rows = slice(start, min(start + size, num_queries))
@@ -88,8 +88,17 @@ def distances_of(score_QG: np.ndarray, metric: Metric) -> np.ndarray:
     return root_QG
 
 
-def rank(query_QD: np.ndarray, gallery_GD: np.ndarray, query: Ids, gallery: Ids, *, metric: Metric, seed: int) -> Scored:
-    """Scores float32 rows [Q, D] and [G, D] chunk by chunk; raises ValueError as `check_rows` does."""
+def rank(
+    query_QD: np.ndarray,
+    gallery_GD: np.ndarray,
+    query: Ids,
+    gallery: Ids,
+    *,
+    metric: Metric,
+    seed: int,
+    cells: int = CHUNK_CELLS,
+) -> Scored:
+    """Scores float32 rows [Q, D] and [G, D], `cells` pairs at a time; raises ValueError as `check_rows` does."""
     check_rows(query_QD, gallery_GD, query, gallery, metric)
     is_cosine = metric == "cosine"
     edges = verification.bin_edges(-1, 1) if is_cosine else verification.bin_edges(-distance_bound(query_QD, gallery_GD), 0)
@@ -97,7 +106,7 @@ def rank(query_QD: np.ndarray, gallery_GD: np.ndarray, query: Ids, gallery: Ids,
     draws = openset.draw(query, gallery, seed=seed)
     genuine_B, impostor_B = np.zeros((2, verification.NUM_BINS), np.int64)
     sums, parts, wrong = np.zeros(4), [], []
-    for rows in chunks(len(query.pids), len(gallery.pids)):
+    for rows in chunks(len(query.pids), len(gallery.pids), cells=cells):
         here = query.at(rows)
         score_QG = score_chunk(query_QD[rows], gallery_GD, sq_norm_G, metric)
         parts.append(metrics.score_queries(score_QG, here, gallery))

@@ -1,17 +1,20 @@
-"""From embeddings to figures, and the command that prints them."""
+"""From a dataset to figures, and the command that prints them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
-from training import metrics
-from training.checkpoint import load, load_facts
+from training import checkpoint
+from training.checkpoint import Facts, load, load_facts
+from training.config import TrainConfig
 from training.dataset import read_dataset
-from training.evaluate import CHUNK, batches, embed_samples, evaluate, main, score, table, torch_embedder
+from training.embedders import Embedder
+from training.evaluate import evaluate, figures, main, measure, torch_embedder
 
 SIZE = {"height": 64, "width": 32}
 
@@ -22,23 +25,13 @@ def colours(crops):
     return bands / np.linalg.norm(bands, axis=1, keepdims=True)
 
 
-def one_hot(samples, *, num_ids=50):
-    return np.eye(num_ids, dtype=np.float32)[[sample.pid for sample in samples]]
+def run_main(*argv):
+    main([str(one) for one in argv])
 
 
-def random_rows(count, seed):
-    rows = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def random_ids(count, seed):
-    rng = np.random.default_rng(seed)
-    return list(zip(rng.integers(1, 50, count).tolist(), rng.integers(1, 4, count).tolist(), strict=True))
-
-
-def refusal_of(argv):
+def refusal_of(*argv):
     with pytest.raises(SystemExit) as stop:
-        main([str(one) for one in argv])
+        run_main(*argv)
     assert isinstance(stop.value.code, str)
     assert stop.value.code.startswith("training.evaluate: ")
     return stop.value.code
@@ -64,67 +57,30 @@ def artefact_fixture(tmp_path):
     return folder
 
 
-def test_perfect_embeddings_give_perfect_figures(people):
-    data = people(query=[(1, 1), (2, 1)], gallery=[(1, 1), (1, 2), (2, 2), (0, 3), (2, 3)])
-    result = score(one_hot(data.query), one_hot(data.gallery), data)
-    assert (result.mAP, result.mINP, result.rank1, result.cmc) == (1, 1, 1, (1.0,) * 50)
-    assert set(result.tpr.values()) == {1.0}
-    assert result.margin == 0
+def first_row(crops):
+    """What that artefact computes."""
+    flat = crops[:, 0].reshape(len(crops), -1).astype(np.float32)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
-def test_the_figures_are_means_over_valid_queries(people):
-    data = people(query=[(1, 1), (2, 1), (3, 1)], gallery=[(1, 2), (2, 2), (0, 3), (3, 1)])
-    query = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
-    gallery = np.array([[0.6, 0.8], [0, 1], [1, 0], [1, 0]], np.float32)  # query 1: the distractor first, then right
-    result = score(query, gallery, data)
-    # query 2 (pid 3) has only junk; query 0 ranks gallery 2, 3, 0: its match is third
-    assert (result.num_queries, result.num_valid_queries, result.num_gallery) == (3, 2, 4)
-    assert result.mAP == pytest.approx((1 / 3 + 1) / 2, abs=1e-6)
-    assert result.mINP == pytest.approx((1 / 3 + 1) / 2, abs=1e-6)
-    assert result.cmc[:3] == (0.5, 0.5, 1.0)
-    assert result.margin == pytest.approx(0.4)
-    assert result.data == "people"
+@pytest.fixture(name="saved")
+def saved_fixture(tmp_path, tiny):
+    """saved(**values): a checkpoint of random weights whose configuration has these values."""
+
+    def save(**values):
+        config = replace(TrainConfig(), backbone="resnet18", **SIZE, **values)
+        facts = Facts(config, num_ids=4, epoch=1, trained_on="people", started_from="none", metrics=None)
+        model = tiny()
+        checkpoint.save(tmp_path / "run", model, facts, torch.optim.Adam(model.parameters()).state_dict())
+        return tmp_path / "run"
+
+    return save
 
 
-def test_chunks_do_not_change_the_figures(people):
-    count = 2 * CHUNK + 50
-    data = people(query=random_ids(count, 1), gallery=random_ids(300, 2))
-    query, gallery = random_rows(count, 3), random_rows(300, 4)
-    result = score(query, gallery, data)
-    ids = [
-        metrics.Ids(*(np.array(column) for column in zip(*random_ids(number, seed), strict=True)))
-        for number, seed in ((count, 1), (300, 2))
-    ]
-    whole = metrics.score_queries(query @ gallery.T, *ids)
-    impostor = metrics.pair_histogram(query @ gallery.T, *ids)[1]
-    assert result.num_valid_queries == whole.is_valid.sum()
-    assert result.mAP == pytest.approx(whole.ap[whole.is_valid].mean(), abs=1e-6)
-    assert result.mINP == pytest.approx(whole.inp[whole.is_valid].mean(), abs=1e-6)
-    assert result.cmc == pytest.approx(metrics.cmc(whole), abs=1e-6)
-    assert result.far == {f"{rate:g}": metrics.threshold_at(impostor, rate) for rate in metrics.FALSE_ACCEPT_RATES}
-
-
-def test_a_list_without_a_valid_query_is_refused(people):
-    data = people(query=[(1, 1), (2, 1)], gallery=[(1, 1), (3, 2)])
-    with pytest.raises(ValueError, match="people: none of 2 queries has its identity in the gallery under another camera"):
-        score(one_hot(data.query), one_hot(data.gallery), data)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_batches_hold_every_crop_once_and_in_order(drawn, size):
-    samples = read_dataset(drawn).train[:5]
-    single = np.concatenate(list(batches(samples, size=1, **SIZE)))
-    several = list(batches(samples, size=size, **SIZE))
-    assert np.array_equal(np.concatenate(several), single)
-    assert [len(batch) for batch in several] == [min(size, 5 - start) for start in range(0, 5, size)]
-
-
-def test_a_crop_that_cannot_be_read_ends_the_evaluation_with_its_name(drawn, tmp_path):
-    samples = read_dataset(drawn).train[:2]
-    (tmp_path / "0002_c1.jpg").write_bytes(b"")
-    broken = type(samples[0])(tmp_path / "0002_c1.jpg", 2, 1)
-    with pytest.raises(ValueError, match=r"0002_c1\.jpg: got a file that cannot be read"):
-        embed_samples(colours, [*samples, broken], name="", batch_size=1, **SIZE)
+def figures_of(folder, data, file, *flags):
+    """The figures that the command writes."""
+    run_main(folder, "--data", data, "--device", "cpu", "--json", file, *flags)
+    return json.loads(file.read_text())
 
 
 def test_the_batch_size_does_not_change_the_figures(drawn):
@@ -132,45 +88,110 @@ def test_the_batch_size_does_not_change_the_figures(drawn):
     assert evaluate(colours, data, batch_size=2, **SIZE) == evaluate(colours, data, batch_size=32, **SIZE)
 
 
-def test_the_reference_embeds_unit_rows_of_f_i(tiny):
-    model = tiny().eval()
-    crops = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), dtype=np.uint8)
-    rows = torch_embedder(model)(crops)
-    assert rows.shape == (3, 512)
-    assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(3), abs=1e-6)
+def test_a_dataset_that_cannot_be_tested_is_refused_before_anything_is_embedded(people):
+    data = people(query=[(1, 1)], gallery=[(1, 1)])
+    with pytest.raises(ValueError, match="--no-cameras"):
+        measure(colours, data, **SIZE)  # its files do not exist
 
 
-def test_the_table_is_in_percent(people):
-    data = people(query=[(1, 1)], gallery=[(2, 2), (1, 2)])
-    text = table(score(np.eye(2, dtype=np.float32)[:1], np.eye(2, dtype=np.float32), data))
-    assert "rank-1 0.0  rank-5 100.0  rank-10 100.0  mAP 50.0  mINP 50.0" in text
-    assert "1 valid of 1 queries against 2 gallery crops" in text
+def test_the_evidence_is_what_the_figures_were_made_of(people):
+    data = people(query=[(1, 1), (2, 1), (3, 1)], gallery=[(1, 2), (2, 2), (0, 3), (3, 1)])
+    rows = np.eye(4, dtype=np.float32)
+    result, evidence = figures(rows[[1, 2, 3]], rows, data)
+    assert (evidence.is_valid.tolist(), evidence.first_hit.tolist()) == ([True, True, False], [2, 3, 0])
+    assert evidence.ap[evidence.is_valid].mean() == pytest.approx(result.mAP, abs=1e-6)
+    assert evidence.top_QK[:, :4].tolist() == [[1, 0, 2, 3], [2, 0, 1, 3], [0, 1, 2, -1]]
+    assert (evidence.genuine_B.sum(), evidence.impostor_B.sum(), len(evidence.edges)) == (2, 9, len(evidence.genuine_B) + 1)
+    assert evidence.norms == {}
+
+
+def test_an_embedder_leaves_its_names_and_the_gallerys_norms(drawn):
+    data = read_dataset(drawn)
+    embed = Embedder(lambda crops: {"f_i": 3 * colours(crops), "f_t": 5 * colours(crops)}, feature="f_t", flip=True)
+    embed(np.ones((7, 64, 32, 3), np.uint8))  # what was embedded before must not be counted
+    result, evidence = measure(embed, data, **SIZE)
+    assert (result.feature, result.flip, result.metric) == ("f_t", True, "cosine")
+    assert {name: len(norms) for name, norms in evidence.norms.items()} == {"f_i": len(data.gallery), "f_t": len(data.gallery)}
+    assert evidence.norms["f_t"] / evidence.norms["f_i"] == pytest.approx(np.full(len(data.gallery), 5 / 3))
 
 
 def test_the_command_scores_a_checkpoint_as_its_training_did(trained, drawn, tmp_path, capsys):
-    main([str(trained), "--data", str(drawn), "--json", str(tmp_path / "figures.json")])
-    assert json.loads((tmp_path / "figures.json").read_text()) == load_facts(trained).metrics
+    assert figures_of(trained, drawn, tmp_path / "figures.json") == load_facts(trained).metrics
     assert "people: rank-1" in capsys.readouterr().out
 
 
+def test_a_loaded_checkpoint_embeds_as_the_command_says(saved, drawn, tmp_path):
+    folder = saved()
+    model, facts = load(folder)
+    result = evaluate(torch_embedder(model), read_dataset(drawn), height=facts.config.height, width=facts.config.width)
+    assert figures_of(folder, drawn, tmp_path / "figures.json") == json.loads(json.dumps(asdict(result)))
+
+
+def test_a_checkpoint_is_tested_as_its_configuration_says(saved, drawn, tmp_path):
+    folder = saved(test_feature="f_t", test_metric="euclidean", flip_test=True)
+    found = figures_of(folder, drawn, tmp_path / "figures.json")
+    embed = torch_embedder(load(folder)[0], feature="f_t", flip=True, normalize=False)
+    assert (found["feature"], found["metric"], found["flip"], found["far"]) == ("f_t", "euclidean", True, {})
+    assert found == json.loads(json.dumps(asdict(evaluate(embed, read_dataset(drawn), metric="euclidean", **SIZE))))
+
+
+def test_flags_go_before_the_checkpoints_configuration(saved, drawn, tmp_path):
+    folder = saved(test_feature="f_t", test_metric="euclidean", flip_test=True)
+    again = ("--rerank", "--k1", 4, "--k2", 2, "--blend", 0.5)
+    found = figures_of(folder, drawn, tmp_path / "figures.json", "--feature", "f_i", "--metric", "cosine", "--no-flip", *again)
+    assert (found["feature"], found["metric"], found["flip"]) == ("f_i", "cosine", False)
+    assert (found["rerank"]["k1"], found["rerank"]["k2"], found["rerank"]["blend"]) == (4, 2, 0.5)
+
+
+def test_without_cameras_the_same_camera_may_match(artefact, drawn, tmp_path):
+    data = read_dataset(drawn)
+    without = figures_of(artefact, drawn, tmp_path / "figures.json", "--no-cameras")
+    assert without["mINP"] == evaluate(first_row, read_dataset(drawn, cameras=False), **SIZE).mINP
+    assert without["mINP"] != evaluate(first_row, data, **SIZE).mINP
+
+
 def test_the_command_scores_an_artefact(artefact, drawn, tmp_path):
-    main([str(artefact), "--data", str(drawn), "--json", str(tmp_path / "figures.json")])
+    found = figures_of(artefact, drawn, tmp_path / "figures.json")
+    assert found == json.loads(json.dumps(asdict(evaluate(first_row, read_dataset(drawn), **SIZE))))
 
-    def first_row(crops):
-        flat = crops[:, 0].reshape(len(crops), -1).astype(np.float32)
-        return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["mAP"] == pytest.approx(evaluate(first_row, read_dataset(drawn), **SIZE).mAP)
-    assert figures.keys() == asdict(evaluate(colours, read_dataset(drawn), **SIZE)).keys()
+def test_an_artefact_is_flipped_by_mirroring_the_crops(artefact, drawn, tmp_path):
+    def both(crops):
+        rows = first_row(crops) + first_row(crops[:, :, ::-1])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    found = figures_of(artefact, drawn, tmp_path / "figures.json", "--flip")
+    assert found["flip"] is True
+    assert found["roc"] == evaluate(both, read_dataset(drawn), **SIZE).roc
+    assert found["mAP"] == evaluate(both, read_dataset(drawn), **SIZE).mAP
+
+
+def test_an_artefact_has_no_f_t(artefact, drawn):
+    assert "got f_t for the artefact" in refusal_of(artefact, "--data", drawn, "--feature", "f_t")
+
+
+@pytest.mark.slow
+def test_the_command_draws_pictures(artefact, drawn, tmp_path, capsys):
+    run_main(artefact, "--data", drawn, "--pictures", tmp_path / "pictures")
+    drawn_files = sorted((tmp_path / "pictures").glob("*.png"))
+    assert drawn_files
+    assert all(str(path) in capsys.readouterr().out for path in drawn_files[:1])
+
+
+@pytest.mark.parametrize("flags", ["--k1 5", "--k2 0", "--blend 1.5", "--metric manhattan"])
+def test_settings_that_cannot_be_are_refused_before_anything_is_read(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_main("no/such/model", "--data", "no/such/data", *flags.split())
+    assert stop.value.code == 2
+    assert "usage: python -m training.evaluate" in capsys.readouterr().err
 
 
 def test_the_command_refuses_a_folder_that_is_neither(drawn, tmp_path):
-    assert "wanted a checkpoint folder made by training.run" in refusal_of([tmp_path / "typo", "--data", drawn])
+    assert "wanted a checkpoint folder made by training.run" in refusal_of(tmp_path / "typo", "--data", drawn)
 
 
-def test_the_command_refuses_a_missing_dataset(trained):
-    assert "no/such/data/bounding_box_train: got no such folder" in refusal_of([trained, "--data", "no/such/data"])
+def test_the_command_refuses_a_missing_dataset(artefact):
+    assert "no/such/data" in refusal_of(artefact, "--data", "no/such/data")
 
 
 @pytest.mark.parametrize(
@@ -180,14 +201,13 @@ def test_the_command_refuses_a_broken_artefact(artefact, drawn, name, content):
     (artefact / name).unlink()
     if content is not None:
         (artefact / name).write_bytes(content)
-    assert "got no whole artefact" in refusal_of([artefact, "--data", drawn])
+    assert "got no whole artefact" in refusal_of(artefact, "--data", drawn)
+
+
+def test_a_manifest_without_an_input_size_is_refused(artefact, drawn):
+    (artefact / "manifest.json").write_text(json.dumps({"input": {"name": "pixels"}}))
+    assert "got no whole artefact (its input has no height and width)" in refusal_of(artefact, "--data", drawn)
 
 
 def test_the_command_says_when_its_figures_cannot_be_written(artefact, drawn, tmp_path):
-    assert "No such file or directory" in refusal_of([artefact, "--data", drawn, "--json", tmp_path / "no" / "figures.json"])
-
-
-def test_a_loaded_checkpoint_embeds_as_the_command_says(trained, drawn):
-    model, facts = load(trained)
-    result = evaluate(torch_embedder(model), read_dataset(drawn), height=facts.config.height, width=facts.config.width)
-    assert json.loads(json.dumps(asdict(result))) == facts.metrics
+    assert "No such file or directory" in refusal_of(artefact, "--data", drawn, "--json", tmp_path / "no" / "figures.json")
