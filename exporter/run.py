@@ -22,6 +22,7 @@ from training.checkpoint import Facts
 from training.evaluate import Embed
 
 MODEL = "model.onnx"
+TESTED_AS = {"feature": "f_i", "metric": "cosine", "flip": False}  # what an artefact gives, and how the service compares it
 LICENCE_NOTE = "The weights inherit the terms of the data and of the initial weights they were trained from."
 
 
@@ -54,10 +55,13 @@ def calibration_crops(folder: Path, facts: Facts) -> np.ndarray:
 def measure(args: argparse.Namespace, facts: Facts, exported: Embed) -> tuple[dict[str, Any] | None, str]:
     """Returns the figures for the manifest and what they were measured on: this very file with --data, else the checkpoint.
 
-    An int8 file that was not measured has no figures: the checkpoint's thresholds are not its own.
+    An int8 file that was not measured has no figures, nor has the file of a checkpoint that was tested otherwise than the
+    service compares (f_i, cosine, no mirror): such thresholds are not its own.
     """
     if args.data is None:
-        return (facts.metrics if args.precision == "fp32" else None), "the checkpoint in fp32"
+        tested = facts.metrics or {}
+        is_own = [tested.get(name, own) for name, own in TESTED_AS.items()] == list(TESTED_AS.values())
+        return (facts.metrics if args.precision == "fp32" and is_own else None), "the checkpoint in fp32"
     data = dataset.read_dataset(args.data)
     result = evaluate.evaluate(exported, data, height=facts.config.height, width=facts.config.width)
     print(evaluate.table(result))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,9 +57,7 @@ def test_a_folder_that_exists_is_refused_and_left_alone(trained, tmp_path):
 
 
 def test_an_export_that_fails_at_its_end_leaves_nothing_behind(trained, tmp_path):
-    assert "no/such/data/bounding_box_train: got no such folder" in refusal_of(
-        trained, tmp_path / "out", "--data", "no/such/data"
-    )
+    assert "no/such/data: got no such folder" in refusal_of(trained, tmp_path / "out", "--data", "no/such/data")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,3 +109,9 @@ def test_figures_of_the_checkpoint_stand_for_fp32_and_not_for_int8(trained):
     facts = load_facts(trained)
     assert run.measure(run.parse(["run", "out"]), facts, None)[0] == facts.metrics
     assert run.measure(run.parse(["run", "out", "--precision", "int8", "--calibrate", "people"]), facts, None)[0] is None
+
+
+@pytest.mark.parametrize("tested", [{"feature": "f_t"}, {"metric": "euclidean"}, {"flip": True}])
+def test_figures_of_another_feature_or_metric_do_not_stand_for_the_artefact(trained, tested):
+    facts = load_facts(trained)
+    assert run.measure(run.parse(["run", "out"]), replace(facts, metrics=facts.metrics | tested), None)[0] is None
