@@ -112,9 +112,10 @@ def cmc_figure(result: EvalResult) -> Figure:
     bottom = max(0.0, shares[0] - 0.35 * max(100 - shares[0], 4.0))
     for rank in (rank for rank in MARKED_RANKS if rank <= len(ranks)):
         share = shares[rank - 1]
-        offset = (7, -14) if share - bottom > 0.1 * (100 - bottom) else (7, 6)  # below the curve, above the axis
+        is_low = share - bottom < 0.1 * (100 - bottom)  # no room between the curve and the axis: above it
+        offset, side = ((0, 9), "right" if rank > 1 else "left") if is_low else ((7, -14), "left")
         axis.plot(rank, share, "o", color=BLUE, markersize=6)
-        axis.annotate(f"rank-{rank} {share:.1f} %", (rank, share), offset, textcoords="offset points", fontsize=9)
+        axis.annotate(f"rank-{rank} {share:.1f} %", (rank, share), offset, textcoords="offset points", fontsize=9, ha=side)
     if result.rerank:
         again = [100 * result.rerank[f"rank{rank}"] for rank in (1, 5, 10)]
         axis.plot((1, 5, 10), again, "^", color=ORANGE, label=f"re-ranked: mAP {100 * result.rerank['mAP']:.1f} %")
