@@ -163,6 +163,7 @@ def test_scores_of_chunks_join_to_those_of_all():
         assert np.array_equal(mine, whole)
 
 
+@pytest.mark.slow
 def test_figures_without_junk_agree_with_pytorch_metric_learning():
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # takes seconds to import
 
