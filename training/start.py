@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import checkpoint, config, dataset, distributed, loop, recipes, runlog, synthetic
+from training import checkpoint, config, dataset, distributed, evaluate, loop, recipes, runlog, synthetic
 from training.checkpoint import Facts
 from training.config import TrainConfig
 from training.dataset import Dataset, Sample
@@ -45,8 +45,12 @@ def read_data(args: argparse.Namespace, settings: TrainConfig) -> Dataset:
     parts = [dataset.read_dataset(folder, cameras=not args.no_cameras, seed=settings.seed) for folder in args.data]
     test = dataset.read_dataset(args.test, cameras=not args.no_cameras, seed=settings.seed) if args.test else parts[0]
     data = dataset.join(parts, test=test) if len(parts) > 1 or args.test else parts[0]
-    if not args.no_evaluation:
-        dataset.check_test(data)
+    if args.no_evaluation:
+        return data
+    dataset.check_test(data)
+    num_tested = len(data.query) + len(data.gallery)
+    if args.rerank and num_tested <= evaluate.K1:  # said before the training, not after
+        raise ValueError(f"--rerank: got {num_tested} test crops, wanted more than {evaluate.K1}, the length of a neighbour list")
     return data
 
 

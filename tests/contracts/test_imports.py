@@ -28,7 +28,6 @@ MAY_IMPORT = {
 # What single files may import on top of that.
 ALSO = {
     "training/plots.py": {"matplotlib"},
-    "training/curves.py": {"matplotlib"},
     "training/evaluate.py": {"onnxruntime"},  # inside a function only: see below
     "service/client.py": {"httpx"},
 }

@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: BNNeck, drawn: Path
     config = replace(TrainConfig(), backbone="resnet18", height=HEIGHT, width=WIDTH)
     result = evaluate.evaluate(evaluate.torch_embedder(model), read_dataset(drawn), height=HEIGHT, width=WIDTH)
     facts = Facts(config, num_ids=5, epoch=7, trained_on="people", started_from="none", metrics=asdict(result))
-    checkpoint.save(folder, model, facts, torch.optim.Adam(model.classifier.parameters()))
+    checkpoint.save(folder, model, facts, {})
     return folder
 
 

@@ -113,6 +113,7 @@ def test_a_run_stopped_while_saving_is_refused_on_resume(one_epoch, resumed, fla
     [
         (["--data", "no/such/folder"], "no/such/folder: got no such folder, wanted a Market-1501 layout"),
         (["--recipe", "table12_x"], "--recipe: got 'table12_x', wanted one of --list-recipes"),
+        (["--rerank"], "--rerank: got 11 test crops, wanted more than 20"),
         (["--device", "cuda"], "--device cuda: got no GPU that torch can use"),
         (["--ids-per-batch", "9"], "got 4 identities, wanted at least 9; lower --ids-per-batch"),
         (["--flip-prob", "1.5"], "flip_prob: got 1.5, wanted 0 to 1"),
