@@ -83,8 +83,8 @@ class TrainConfig:
     workers: int = option(1, "machine", "processes that decode where crops are not cached", "ours")
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            check_range(item, getattr(self, item.name))
+        for name, hint in get_type_hints(TrainConfig).items():
+            check_range(name, hint, getattr(self, name))
         if 0 in (self.epochs, self.lr):
             raise ValueError(f"epochs and lr: got {self.epochs} and {self.lr:g}, wanted both above zero")
         if self.last_stride not in (1, 2):
@@ -113,22 +113,21 @@ class TrainConfig:
         return NECKS[self.neck]
 
 
-def check_range(item: "Field[Any]", value: Any) -> None:
+def check_range(name: str, hint: Any, value: Any) -> None:
     """Raises ValueError for a value outside its Literal's choices, of another type, negative or not finite."""
-    hint = get_type_hints(TrainConfig)[item.name]
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ValueError(f"{item.name}: got {value!r}, wanted one of {', '.join(get_args(hint))}")
+            raise ValueError(f"{name}: got {value!r}, wanted one of {', '.join(get_args(hint))}")
         return
     if hint is bool:
         if not isinstance(value, bool):
-            raise ValueError(f"{item.name}: got {value!r}, wanted true or false")
+            raise ValueError(f"{name}: got {value!r}, wanted true or false")
         return
     kinds, wanted = ((int, float), "a finite number") if hint is float else ((int,), "whole numbers")
     numbers = value if get_origin(hint) is tuple else (value,)
     is_number = isinstance(numbers, tuple) and all(isinstance(one, kinds) and not isinstance(one, bool) for one in numbers)
     if not is_number or not all(0 <= one < math.inf for one in numbers):
-        raise ValueError(f"{item.name}: got {value!r}, wanted {wanted} not below zero")
+        raise ValueError(f"{name}: got {value!r}, wanted {wanted} not below zero")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The network: feature map, neck, frozen parts, and weights from elsewhere."""
 
 import copy
+import functools
 import pickle
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from training import run
-from training.config import TrainConfig
+from training import loop
+from training.config import NECKS, TrainConfig
 from training.model import BNNeck, freeze, load_backbone, set_training, stages
 
 
@@ -28,13 +29,21 @@ def drawn(count=4):
     return torch.randn(count, 3, 64, 32, generator=torch.Generator().manual_seed(1))
 
 
-def step(model, settings, *, seed=0):
-    """One training step on noise."""
-    freeze(model, settings.frozen_stages)
-    set_training(model, settings.frozen_stages)
+def step(model, *, num_frozen=0):
+    """One step of every loss on noise."""
+    freeze(model, num_frozen)
+    set_training(model, num_frozen)
     optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=0.01, weight_decay=0.1)
-    crops = torch.randint(0, 256, (4, 64, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    run.train_step(model, crops, torch.tensor([0, 0, 1, 1]), optimizer, settings)
+    output = model(drawn())
+    (output.f_t_BC.square().mean() + output.logits_BI.square().mean()).backward()
+    optimizer.step()
+
+
+@functools.cache
+def shaped(neck="bnneck", backbone="resnet18"):
+    """A model that has shapes but no numbers, built once."""
+    with torch.device("meta"):
+        return BNNeck(backbone=backbone, num_ids=4, last_stride=1, neck=neck)
 
 
 def is_same(model, key, value):
@@ -82,31 +91,91 @@ def test_f_i_is_the_batch_norm_of_f_t_without_shift(tiny):
     torch.testing.assert_close(logits, f_i @ model.classifier.weight.T)
 
 
-def test_the_classifier_has_no_bias_and_starts_small(tiny):
-    classifier = tiny(num_ids=200).classifier
-    assert classifier.bias is None
-    assert classifier.weight.std().item() == pytest.approx(0.001, rel=0.05)
-    assert abs(classifier.weight.mean().item()) < 1e-4
+# The seven necks.
+
+WITH_BN = [neck for neck in NECKS if neck.startswith("bnneck")]
+WITHOUT_BN = [neck for neck in NECKS if neck not in WITH_BN]
+
+
+@pytest.mark.parametrize("neck", WITH_BN)
+def test_a_neck_with_bn_learns_its_scale_but_no_shift(neck):
+    model = shaped(neck)
+    assert isinstance(model.neck, torch.nn.BatchNorm1d)
+    assert (model.neck.weight.requires_grad, model.neck.bias.requires_grad) == (True, False)
+    assert model.classifier.bias is None
+
+
+@pytest.mark.parametrize("neck", WITHOUT_BN)
+def test_without_bn_f_i_is_f_t_and_the_classifier_has_a_bias(neck):
+    model = shaped(neck)
+    output = model(torch.empty(2, 3, 64, 32, device="meta"))
+    assert output.f_i_BC is output.f_t_BC
+    assert [tuple(part.shape) for part in output] == [(2, 512), (2, 512), (2, 4)]
+    assert model.classifier.bias.shape == (4,)
+    assert not any(key.startswith("neck.") for key in model.state_dict())
+
+
+@pytest.mark.parametrize("neck", NECKS)
+def test_the_classifier_is_frozen_where_there_is_no_id_loss(neck):
+    trains = {one.requires_grad for one in shaped(neck).classifier.parameters()}
+    assert trains == {neck not in ("neck2", "bnneck2")}
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_the_embedding_is_as_wide_as_the_last_stage(backbone):
+    model = shaped(backbone=backbone)
+    assert model.embedding_dim == (512 if backbone in ("resnet18", "resnet34") else 2048)
+    assert model.neck.num_features == model.classifier.in_features == model.embedding_dim
+
+
+def test_the_classifier_after_bn_starts_small(tiny):
+    weight = tiny(num_ids=200).classifier.weight
+    assert weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert abs(weight.mean().item()) < 1e-4
+
+
+def test_the_classifier_without_bn_is_pytorchs_ordinary_one():
+    classifier = BNNeck(backbone="resnet18", num_ids=200, last_stride=1, neck="neck3").classifier
+    bound = 512**-0.5  # uniform
+    assert classifier.weight.abs().max().item() <= bound
+    assert classifier.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert classifier.bias.abs().max().item() > 0
+
+
+def test_bn_starts_with_scale_1_and_shift_0(tiny):
+    neck = tiny().neck
+    assert torch.all(neck.weight == 1) and torch.all(neck.bias == 0)
+
+
+def test_the_stem_keeps_its_relu(tiny):
+    model = tiny().eval()
+    stem = []
+    model.backbone.maxpool.register_forward_hook(lambda module, given, result: stem.append(given[0]))
+    with torch.no_grad():
+        model(drawn())
+    assert stem[0].min() == 0
+
+
+# Steps and frozen parts.
 
 
 def test_the_bias_of_the_neck_stays_zero_while_its_scale_learns(tiny):
     model = tiny()
-    for seed in range(2):
-        step(model, TrainConfig(), seed=seed)
+    step(model)
     assert torch.all(model.neck.bias == 0)
     assert torch.any(model.neck.weight != 1)
 
 
-def test_weight_decay_reaches_biases_and_scales_of_everything_that_trains(flags, tmp_path):
-    args = run.parse(flags(tmp_path / "run", "--frozen-stages", "1", "--weight-decay", "0.1"))
-    model, optimizer, _ = run.prepare(args, run.config.from_flags(args), 4, "people")
-    norms = {key: value for key, value in model.named_parameters() if value.ndim == 1}  # of batch norms: scale and bias
-    for parameter in model.parameters():
+def test_weight_decay_reaches_biases_and_scales_of_everything_that_trains(tiny):
+    settings = TrainConfig(frozen_stages=1, weight_decay=0.1)
+    learner = loop.make_learner(tiny(), settings, torch.device("cpu"))
+    norms = {key: value for key, value in learner.model.named_parameters() if value.ndim == 1}  # of batch norms: scale and bias
+    for parameter in learner.model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     with torch.no_grad():
         for value in norms.values():
             value.fill_(1)
-    optimizer.step()
+    learner.optimizer.step()
     kept = {key for key, value in norms.items() if torch.all(value == 1)}
     assert kept == {"backbone.bn1.weight", "backbone.bn1.bias", "neck.bias"}
 
@@ -115,7 +184,7 @@ def test_weight_decay_reaches_biases_and_scales_of_everything_that_trains(flags,
 def test_frozen_stages_stay_as_loaded_while_the_rest_moves(tiny, num_frozen):
     model = tiny()
     before = copy.deepcopy(model.state_dict())
-    step(model, TrainConfig(frozen_stages=num_frozen))
+    step(model, num_frozen=num_frozen)
     groups = {f"stage {number}": part for number, part in enumerate(stages(model))} | {"neck": [model.neck]}
     moved = {}
     for name, part in groups.items():
@@ -143,13 +212,16 @@ def test_every_part_of_the_backbone_belongs_to_one_stage(tiny):
     assert len(counted) == len(list(model.backbone.parameters()))
 
 
+# Weights from elsewhere.
+
+
 def loaded_from(model, state, path: Path):
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     load_backbone(model, str(path), backbone="resnet18")
     return model
 
 
-@pytest.mark.parametrize("prefix", ["", "module.pre.", "backbone.", "base_encoder."])
+@pytest.mark.parametrize("prefix", ["", "module.pre."])
 def test_weights_load_under_any_prefix(tiny, published, tmp_path, prefix):
     state = {prefix + key: value for key, value in published.items()}
     model = loaded_from(tiny(), state, tmp_path / "weights.pth")
@@ -183,6 +255,13 @@ def test_a_checkpoint_of_ours_brings_its_neck_but_not_its_classifier(tiny, tmp_p
     assert model.classifier.weight.shape == (4, 512)
 
 
+def test_a_neck_from_elsewhere_is_left_out_where_there_is_no_bn(tiny, published, tmp_path):
+    model = tiny()
+    model.neck = torch.nn.Identity()
+    loaded_from(model, published | {"neck.weight": torch.ones(512)}, tmp_path / "weights.pth")
+    assert is_same(model.backbone, "conv1.weight", published["conv1.weight"])
+
+
 def test_none_leaves_the_model_as_it_is(tiny):
     model = tiny()
     before = copy.deepcopy(model.state_dict())
@@ -192,12 +271,10 @@ def test_none_leaves_the_model_as_it_is(tiny):
 
 def test_weights_of_a_narrower_network_are_refused(published, tmp_path):
     torch.save(published, tmp_path / "weights.pth")
-    with torch.device("meta"):
-        model = BNNeck(backbone="resnet50", num_ids=4, last_stride=1)
     with pytest.raises(
         ValueError, match=r"weights\.pth: got \d+ tensors that resnet50 does not have so, first .*; wanted a resnet50"
     ):
-        load_backbone(model, str(tmp_path / "weights.pth"), backbone="resnet50")
+        load_backbone(shaped(backbone="resnet50"), str(tmp_path / "weights.pth"), backbone="resnet50")
 
 
 def test_weights_of_a_deeper_network_are_refused(hollow, published, tmp_path):

@@ -28,7 +28,7 @@ def labels_of(counts):
 many_counts = st.lists(st.integers(1, 14), min_size=P_IDS, max_size=9)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(many_counts, st.integers(0, 99))
 def test_every_batch_holds_p_identities_with_k_crops_each(counts, seed):
     labels = labels_of(counts)
@@ -36,7 +36,7 @@ def test_every_batch_holds_p_identities_with_k_crops_each(counts, seed):
         assert sorted(Counter(labels[batch].tolist()).values()) == [K_CROPS] * P_IDS
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(many_counts, st.integers(0, 99))
 def test_an_epoch_shows_no_crop_twice_except_of_small_identities(counts, seed):
     labels = labels_of(counts)
@@ -44,7 +44,7 @@ def test_an_epoch_shows_no_crop_twice_except_of_small_identities(counts, seed):
     assert all(counts[labels[index]] < K_CROPS for index, times in shown.items() if times > 1)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(many_counts, st.integers(0, 99))
 def test_no_identity_is_drawn_more_often_than_its_crops_allow(counts, seed):
     labels = labels_of(counts)
@@ -52,7 +52,7 @@ def test_no_identity_is_drawn_more_often_than_its_crops_allow(counts, seed):
     assert all(times <= max(counts[pid] // K_CROPS, 1) for pid, times in drawn.items())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(many_counts, st.integers(0, 99))
 def test_an_epoch_ends_when_fewer_than_p_identities_are_left(counts, seed):
     labels = labels_of(counts)
@@ -60,6 +60,23 @@ def test_an_epoch_ends_when_fewer_than_p_identities_are_left(counts, seed):
     for batch in draw(labels, seed=seed):
         left.subtract(labels[batch][::K_CROPS].tolist())
     assert sum(chunks > 0 for chunks in left.values()) < P_IDS
+
+
+def test_an_epoch_of_16_x_4_on_as_many_identities_as_market_1501_has():
+    counts = np.random.default_rng(2).integers(2, 33, 751)  # 2 to 3 are small; about 17 each, as there
+    labels = labels_of(counts.tolist())
+    batches = draw(labels, ids_per_batch=16, crops_per_id=4)
+    assert all(Counter(Counter(labels[batch].tolist()).values()) == {4: 16} for batch in batches)
+    shown = Counter(index for batch in batches for index in batch)
+    assert {int(counts[labels[index]]) for index, times in shown.items() if times > 1} <= {2, 3}
+    assert len(batches) > 0.9 * np.maximum(counts // 4, 1).sum() / 16  # little is left over when the epoch ends
+
+
+def test_a_small_identity_shows_only_its_own_crops_and_any_of_them():
+    labels = [0, 0, 0, *[1] * 4, *[2] * 4]
+    shown = [[index for index in batch if labels[index] == 0] for seed in range(30) for batch in draw(labels, seed=seed)]
+    assert {len(crops) for crops in shown} == {K_CROPS}
+    assert {index for crops in shown for index in crops} == {0, 1, 2}
 
 
 def test_a_small_identity_is_filled_from_its_own_crops():

@@ -9,25 +9,48 @@ from training import schedule
 from training.config import TrainConfig
 from training.schedule import learning_rate
 
-# The released code under the PyTorch of its time: (1-based epoch, rate).
-RELEASED = [
-    *((1, 3.5e-6), (2, 3.5e-4 * 0.109), (10, 3.5e-4 * 0.901), (11, 3.5e-4), (40, 3.5e-4)),  # 3.82e-5 and 3.15e-4, rounded
-    *((41, 3.5e-5), (70, 3.5e-5), (71, 3.5e-6), (100, 3.5e-6), (120, 3.5e-6)),
-]
+AFTER = [3.5e-4] * 30 + [3.5e-5] * 30 + [3.5e-6] * 50  # epochs 11..40, 41..70, 71..120, in either form
+# The released code under the PyTorch of its time: from 1 % of the rate in equal steps; the full rate comes in epoch 11.
+RELEASED = [3.5e-4 * (0.01 + 0.099 * past) for past in range(10)] + AFTER
+PRINTED = [3.5e-5 * epoch for epoch in range(1, 11)] + AFTER  # eq. 1
 
 
-@pytest.mark.parametrize(("epoch", "rate"), RELEASED)
-def test_the_strong_baseline_follows_the_released_code(epoch, rate):
-    assert learning_rate(TrainConfig(), epoch) == pytest.approx(rate, rel=1e-12)
+def rates(config, epochs=120):
+    return [learning_rate(config, epoch) for epoch in range(1, epochs + 1)]
 
 
-def test_the_warm_up_rises_in_equal_steps():
-    rates = [learning_rate(TrainConfig(), epoch) for epoch in range(1, 12)]
-    assert [after - before for before, after in zip(rates, rates[1:], strict=False)] == pytest.approx([3.5e-4 * 0.099] * 10)
+@pytest.mark.parametrize(("warmup", "wanted"), [("code", RELEASED), ("paper", PRINTED)])
+def test_every_epoch_of_the_strong_baseline_has_its_rate(warmup, wanted):
+    assert rates(TrainConfig(warmup=warmup)) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_without_warm_up_the_first_epoch_has_the_full_rate():
-    assert learning_rate(replace(TrainConfig(), warmup_epochs=0), 1) == 3.5e-4
+@pytest.mark.parametrize(
+    ("epoch", "released", "printed"),  # three digits
+    [
+        (1, 3.50e-6, 3.50e-5),
+        (2, 3.82e-5, 7.00e-5),
+        (10, 3.15e-4, 3.50e-4),
+        (11, 3.50e-4, 3.50e-4),
+        (40, 3.50e-4, 3.50e-4),  # on PyTorch from 1.1 on the released code decays one epoch early, here and at 70
+        (41, 3.50e-5, 3.50e-5),
+        (70, 3.50e-5, 3.50e-5),
+        (71, 3.50e-6, 3.50e-6),
+        (120, 3.50e-6, 3.50e-6),
+    ],
+)
+def test_the_rates_around_each_change_are_the_documented_ones(epoch, released, printed):
+    assert learning_rate(TrainConfig(), epoch) == pytest.approx(released, rel=2e-3)
+    assert learning_rate(TrainConfig(warmup="paper"), epoch) == pytest.approx(printed, rel=2e-3)
+
+
+@pytest.mark.parametrize("warmup", ["code", "paper"])
+def test_without_warm_up_the_first_epoch_has_the_full_rate(warmup):
+    assert rates(TrainConfig(warmup=warmup, warmup_epochs=0), 40) == [3.5e-4] * 40
+
+
+def test_the_warm_up_starts_where_its_factor_says():
+    assert rates(TrainConfig(warmup_epochs=4, warmup_factor=0.2, lr=1.0), 5) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates(TrainConfig(warmup_epochs=4, warmup_factor=0.2, lr=1.0, warmup="paper"), 5) == [0.25, 0.5, 0.75, 1, 1]
 
 
 def test_a_decay_within_the_warm_up_applies_to_it():
@@ -35,9 +58,13 @@ def test_a_decay_within_the_warm_up_applies_to_it():
     assert learning_rate(config, 3) == pytest.approx(0.1 * learning_rate(TrainConfig(), 3))
 
 
+def test_decays_come_after_their_epochs_by_their_factor():
+    config = TrainConfig(warmup_epochs=0, lr=1.0, decay_epochs=(1, 3), decay_factor=0.5)
+    assert rates(config, 5) == [1, 0.5, 0.5, 0.25, 0.25]
+
+
 def test_the_rate_does_not_depend_on_the_number_of_epochs():
-    longer = replace(TrainConfig(), epochs=500)
-    assert [learning_rate(longer, epoch) for epoch in range(1, 121)] == [learning_rate(TrainConfig(), e) for e in range(1, 121)]
+    assert rates(TrainConfig(epochs=500)) == rates(TrainConfig())
 
 
 @pytest.mark.parametrize("epoch", [0, -3])
