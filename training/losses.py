@@ -27,10 +27,11 @@ def batch_hard_triplet(f_t_BC: Tensor, labels_B: Tensor, *, margin: float) -> Te
     """Batch-hard triplet loss on unnormalised f_t: mean over anchors of max(0, margin + hardest positive - hardest negative).
 
     Hermans et al. 2017. As in the released code the anchor counts among its positives (distance 0), so an identity alone in
-    the batch gives no error; a batch of one identity has no negative and raises ValueError.
+    the batch gives no error; a batch of one identity has no negative and raises ValueError (on the CPU; P x K batches of a
+    valid TrainConfig always hold two).
     """
     is_positive_BB = labels_B[:, None] == labels_B[None, :]
-    if bool(is_positive_BB.all()):
+    if not labels_B.is_cuda and bool(is_positive_BB.all()):  # on a GPU the answer would cost a wait in every step
         raise ValueError(f"triplet loss: got a batch of {len(labels_B)} crops of one identity, wanted at least two identities")
     dist_BB = euclidean(f_t_BC)
     hardest_positive_B = dist_BB.masked_fill(~is_positive_BB, -torch.inf).amax(dim=1)
