@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from training.sampler import epoch_batches
 NUM_IDS = 64  # to train on, and as many to test with
 TRAINED, ASKED, SEARCHED = 16, 2, 6  # crops at most of each identity: to train on, as query, in the gallery
 NUM_DISTRACTORS, NUM_JUNK = 200, 100
-ITERATIONS = 500  # of Fig. 8
 SMOOTHED = 20  # iterations of the moving mean that peaks are read from
 IDS_PER_BATCH = 8
 SEED = 0
@@ -125,27 +123,26 @@ def run_apart(command: list[str], log: Path) -> None:
 def train(case: Case, data: Path, work: Path) -> dict[str, Any]:
     """Runs one case unless it is done; returns its figures, or what went wrong."""
     out, log = work / case.name, work / f"{case.name}.log"
-    if not (out / "wall_s.txt").exists():
-        begun = time.monotonic()
+    done = out / "done.json"  # the flags it was done with: other flags are another case, or more epochs of this one
+    if not done.exists() or json.loads(done.read_text()) != list(case.flags):
         command = ["--data", str(data), "--out", str(out), "--recipe", case.recipe, *FLAGS, *case.flags]
         child = multiprocessing.get_context("fork").Process(target=run_apart, args=(command, log))  # torch is imported once
         child.start()
         child.join()
         if child.exitcode:
             return {"part": case.part, "name": case.name, "failed": f"exit status {child.exitcode}, see {log.name}"}
-        (out / "wall_s.txt").write_text(f"{time.monotonic() - begun:.0f}")
+        done.write_text(json.dumps(case.flags))
     lines, metrics = runlog.lines(out), json.loads((out / "metrics.json").read_text())
     figures: dict[str, Any] = {"part": case.part, "name": case.name, "recipe": case.recipe, "flags": case.flags}
     figures |= {key: lines[-1].get(key) for key in ("epoch", "id_loss", "triplet_loss", "center_loss", "accuracy")}
     figures |= {key: metrics[key] for key in ("rank1", "mAP", "feature", "metric", "num_valid_queries", "num_gallery")}
     figures["crops_per_s"] = round(float(np.median([line["crops_per_s"] for line in lines])), 1)
-    figures["wall_s"] = int((out / "wall_s.txt").read_text())
     return figures
 
 
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    """Returns the losses of Fig. 8's iterations."""
-    return [{key: float(value) for key, value in row.items()} for row in runlog.read_steps(folder)[:ITERATIONS]]
+def steps_of(folder: Path, iterations: int) -> list[dict[str, float]]:
+    """Returns the losses of a run's first iterations."""
+    return [{key: float(value) for key, value in row.items()} for row in runlog.read_steps(folder)[:iterations]]
 
 
 def shape(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -164,7 +161,7 @@ def shape(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-HEAD = "case                   epochs     id  triplet   center    acc  rank-1    mAP  crops/s  wall s"
+HEAD = "case                   epochs     id  triplet   center    acc  rank-1    mAP  crops/s"
 
 
 def line(figures: Mapping[str, Any]) -> str:
@@ -174,7 +171,7 @@ def line(figures: Mapping[str, Any]) -> str:
     return (
         f"{figures['name']:<22}{figures['epoch']:>7}{figures['id_loss']:>7.3f}{figures['triplet_loss']:>9.3f}"
         f"{figures['center_loss']:>9.1f}{figures['accuracy']:>7.3f}{100 * figures['rank1']:>8.1f}{100 * figures['mAP']:>7.1f}"
-        f"{figures['crops_per_s']:>9.1f}{figures['wall_s']:>8}"
+        f"{figures['crops_per_s']:>9.1f}"
     )
 
 
@@ -183,6 +180,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Market-1501 folder")
     parser.add_argument("--work", type=Path, required=True, help="folder for the slice, the runs and their logs")
     parser.add_argument("--parts", nargs="+", choices=("fig8", "table1", "once"), default=("fig8", "table1", "once"))
+    parser.add_argument("--iterations", type=int, default=500, help="of Fig. 8 (500, paper); more of them go on from fewer")
     parser.add_argument("--json", type=Path, help="write the figures here too, after every case")
     args = parser.parse_args()
     make_slice(args.data, args.work / "slice")
@@ -192,17 +190,17 @@ def main() -> None:
     machine = platform.processor() or platform.machine()
     report: dict[str, Any] = {"machine": machine, "commit": commit, "flags": FLAGS, "cases": []}
     print(HEAD, flush=True)
-    for case in cases(epochs_of(ITERATIONS, class_labels(data.train))):
+    for case in cases(epochs_of(args.iterations, class_labels(data.train))):
         if case.part not in args.parts:
             continue
         figures = train(case, args.work / "slice", args.work)
         if case.part == "fig8" and "failed" not in figures:
-            figures["fig8"] = shape(steps_of(args.work / case.name))
+            figures["fig8"] = shape(steps_of(args.work / case.name, args.iterations))
         report["cases"].append(figures)
         print(line(figures), flush=True)
         if args.json:
             args.json.write_text(json.dumps(report, indent=2) + "\n")
-    curves = {case["name"]: steps_of(args.work / case["name"]) for case in report["cases"] if "fig8" in case}
+    curves = {case["name"]: steps_of(args.work / case["name"], args.iterations) for case in report["cases"] if "fig8" in case}
     if curves:
         from training.plots import loss_curves  # matplotlib takes a second to load
 
