@@ -135,7 +135,8 @@ def train(case: Case, data: Path, work: Path) -> dict[str, Any]:
     lines, metrics = runlog.lines(out), json.loads((out / "metrics.json").read_text())
     figures: dict[str, Any] = {"part": case.part, "name": case.name, "recipe": case.recipe, "flags": case.flags}
     figures |= {key: lines[-1].get(key) for key in ("epoch", "id_loss", "triplet_loss", "center_loss", "accuracy")}
-    figures |= {key: metrics[key] for key in ("rank1", "mAP", "feature", "metric", "num_valid_queries", "num_gallery")}
+    figures |= {key: metrics[key] for key in ("mAP", "feature", "metric", "num_valid_queries", "num_gallery")}
+    figures["rank1"] = metrics["cmc"][0]
     figures["crops_per_s"] = round(float(np.median([line["crops_per_s"] for line in lines])), 1)
     return figures
 
