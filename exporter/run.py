@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def calibration_crops(folder: Path, facts: Facts) -> np.ndarray:
     """Returns uint8 [N, H, W, 3]: crops drawn evenly from a dataset's training list."""
-    samples = dataset.read_dataset(folder).train
+    samples = dataset.read_dataset(folder, cameras=facts.has_cameras).train
     chosen = np.random.default_rng(0).permutation(len(samples))[: quantize.NUM_CALIBRATION_CROPS]
     size = {"height": facts.config.height, "width": facts.config.width}
     return np.stack([transforms.load_crop(samples[index].path, **size) for index in chosen])
@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace, facts: Facts, exported: Embed) -> tuple[di
         tested = facts.metrics or {}
         is_own = [tested.get(name, own) for name, own in TESTED_AS.items()] == list(TESTED_AS.values())
         return (facts.metrics if args.precision == "fp32" and is_own else None), "the checkpoint in fp32"
-    data = dataset.read_dataset(args.data)
+    data = dataset.read_dataset(args.data, cameras=facts.has_cameras)
     result = evaluate.evaluate(exported, data, height=facts.config.height, width=facts.config.width)
     print(evaluate.table(result))
     return asdict(result), "this exported file"

@@ -43,7 +43,8 @@ VERSION_1 = {
 @dataclass(frozen=True)
 class Facts:
     """What a checkpoint says of itself: configuration, identities of its classifier, epochs trained, what it was trained on,
-    the weights it started from, the final evaluation if there was one, and batches of the next epoch already done."""
+    the weights it started from, the final evaluation if there was one, batches of the next epoch already done, and
+    whether cameras counted."""
 
     config: TrainConfig
     num_ids: int
@@ -52,6 +53,7 @@ class Facts:
     started_from: str
     metrics: dict[str, Any] | None
     num_batches: int = 0
+    has_cameras: bool = True
 
 
 def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
@@ -105,6 +107,7 @@ def to_text(facts: Facts) -> str:
         "num_ids": facts.num_ids,
         "epoch": facts.epoch,
         "num_batches": facts.num_batches,
+        "has_cameras": facts.has_cameras,
         "trained_on": facts.trained_on,
         "started_from": facts.started_from,
         "metrics": facts.metrics,
@@ -168,6 +171,7 @@ def load_facts(folder: Path) -> Facts:
             started_from=values["started_from"],
             metrics=values["metrics"],
             num_batches=0 if version == 1 else values["num_batches"],
+            has_cameras=True if version == 1 else values["has_cameras"],
         )
     except FileNotFoundError:
         raise ValueError(f"{folder / FACTS}: got no such file, wanted a checkpoint folder made by training.run") from None

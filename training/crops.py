@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,29 +18,29 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from training import transforms
+from training import distributed, transforms
 from training.dataset import Sample
 from training.progress import progress
 
 Where = Literal["auto", "device", "host", "files"]
 MAX_UNREADABLE = 0.01  # share of a training list that may be left out; more is a broken copy, not a bad file
-MEMORY_SHARE = 0.5  # of the free memory that decoded crops may take
+MEMORY_SHARE = {"device": 0.25, "host": 0.5}  # of the free memory that decoded crops may take; the network needs the rest
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Crops uint8 [N, H, W, 3], decoded once, in the memory of the device or (pinned, for a GPU) of the host."""
+    """Crops uint8 [N, H, W, 3], decoded once, in the memory of the device or of the host."""
 
     crops: Tensor
     device: torch.device
 
     def batches(self, order: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """Yields the crops of each batch of indices; from the host the next batch is copied while this one trains."""
+        """Yields the crops of each batch of indices; from the host the next batch is gathered while this one trains."""
         if not order:
             return
         if self.crops.device.type == self.device.type:  # "cuda" and the "cuda:0" it becomes are not equal
             for chosen in order:
-                yield self.crops[torch.as_tensor(chosen, device=self.crops.device)]
+                yield self.crops[torch.as_tensor(chosen).to(self.crops.device, non_blocking=True)]
             return
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(self._send, order[0])
@@ -49,7 +50,12 @@ class Decoded:
             yield waiting.result()
 
     def _send(self, chosen: Sequence[int]) -> Tensor:
-        return self.crops[torch.as_tensor(chosen)].pin_memory().to(self.device, non_blocking=True)
+        with torch.cuda.device(self.device):
+            return self.crops[torch.as_tensor(chosen)].pin_memory().to(self.device, non_blocking=True)
+
+    def told(self) -> str:
+        """Returns where the crops are, as people read it."""
+        return f"{len(self.crops):,} crops decoded in the memory of {self.crops.device}: {self.crops.nbytes / 1e9:.2f} GB"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,10 @@ class Files:
         )
         for crops in loader:
             yield crops.to(self.device, non_blocking=True)
+
+    def told(self) -> str:
+        """Returns where the crops are, as people read it."""
+        return f"{len(self.samples):,} crops stay files, decoded by {self.workers} processes as they are needed"
 
 
 class BatchFiles(TorchDataset[Tensor]):
@@ -112,12 +122,29 @@ def choose(where: Where, num_bytes: int, device: torch.device) -> Where:
     """Returns where decoded crops fit: the device's memory, else the host's, else nowhere (files)."""
     if where != "auto":
         return where
-    if device.type == "cuda" and num_bytes < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and num_bytes < MEMORY_SHARE["device"] * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if num_bytes < MEMORY_SHARE * free:
+    if num_bytes * distributed.world_size() < MEMORY_SHARE["host"] * available_memory():
         return "device" if device.type == "cpu" else "host"
     return "files"
+
+
+def available_memory() -> int:
+    """Returns the bytes that this process may still take: the machine's, or its container's if that is less."""
+    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(told["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available
+
+
+def check_readable(samples: Sequence[Sample], *, height: int, width: int) -> None:
+    """Decodes the test lists once; raises ValueError naming files that cannot be read: figures of fewer crops would be others."""
+    bad = decode_all(samples, height=height, width=width, keep=False)[1]
+    if bad:
+        shown = "\n  ".join([*list(bad.values())[:5], *(["..."] if len(bad) > 5 else [])])
+        raise ValueError(f"test lists: got {len(bad)} unreadable files of {len(samples)}, wanted none:\n  {shown}")
 
 
 def decode_all(samples: Sequence[Sample], *, height: int, width: int, keep: bool) -> tuple[np.ndarray | None, dict[int, str]]:
@@ -134,7 +161,8 @@ def decode_all(samples: Sequence[Sample], *, height: int, width: int, keep: bool
         if decoded is not None:
             decoded[index] = crop
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(samples), name="decode", unit="crop") as bar:
+    num_threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    with ThreadPoolExecutor(num_threads) as pool, progress(len(samples), name="decode", unit="crop") as bar:
         for _ in pool.map(load, range(len(samples))):
             bar.update()
     return decoded, dict(sorted(bad.items()))
@@ -148,4 +176,5 @@ def report_unreadable(errors: Sequence[str], total: int) -> None:
     if len(errors) > MAX_UNREADABLE * total:
         limit = int(MAX_UNREADABLE * total)
         raise ValueError(f"training list: got {len(errors)} unreadable files of {total}, wanted at most {limit}:\n  {shown}")
-    tqdm.write(f"left out {len(errors)} unreadable files of {total}:\n  {shown}", file=sys.stderr)
+    if distributed.rank() == 0:
+        tqdm.write(f"left out {len(errors)} unreadable files of {total}:\n  {shown}", file=sys.stderr)

@@ -138,7 +138,7 @@ def join(datasets: Sequence[Dataset], *, test: Dataset) -> Dataset:
         train=tuple(train),
         num_junk=sum(data.num_junk for data in (test, *others)),
         warnings=tuple(f"{data.name}: {text}" for data in (test, *others) for text in data.warnings),
-        name="+".join(data.name for data in datasets),
+        train_name="+".join(data.name for data in datasets),
     )
 
 

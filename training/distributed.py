@@ -5,6 +5,7 @@ whose gradient flows through the own rows alone (`gather`) is multiplied by W, a
 """
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -29,12 +30,20 @@ def rank() -> int:
 def start(device: torch.device) -> None:
     """Joins the group that torchrun describes in the environment, if there is one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_on():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        is_cuda = device.type == "cuda"
+        patience = timedelta(hours=2)  # ranks wait while the first one evaluates
+        dist.init_process_group("nccl" if is_cuda else "gloo", timeout=patience, device_id=device if is_cuda else None)
 
 
 def stop() -> None:
     if is_on():
         dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Returns when every rank has come here."""
+    if is_on():
+        dist.barrier()
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -115,6 +124,7 @@ class SyncedOnCpu(nn.modules.batchnorm._BatchNorm):
     def forward(self, rows: Tensor) -> Tensor:
         if not self.training:
             return super().forward(rows)
+        given, rows = rows.dtype, rows.float()  # under autocast too, statistics are fp32
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         axes = [axis for axis in range(rows.ndim) if axis != 1]
         shape = [1, -1] + [1] * (rows.ndim - 2)
@@ -128,4 +138,4 @@ class SyncedOnCpu(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean_C, momentum)
             self.running_var.lerp_(var_C * count / (count - 1), momentum)
         normed: Tensor = centered * (var_C + self.eps).rsqrt().view(shape)
-        return normed * self.weight.view(shape) + self.bias.view(shape)
+        return (normed * self.weight.view(shape) + self.bias.view(shape)).to(given)

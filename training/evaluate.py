@@ -180,8 +180,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    torch.backends.cudnn.allow_tf32 = False  # figures of fp32 mean it
     try:
-        data = dataset.read_dataset(args.data, cameras=not args.no_cameras)
+        is_artefact = (args.model / "manifest.json").is_file()
+        has_cameras = not args.no_cameras and (is_artefact or checkpoint.load_facts(checkpoint.folder_of(args.model)).has_cameras)
+        data = dataset.read_dataset(args.data, cameras=has_cameras)
         embed, metric, size = open_model(args)
         print(data.summary(), flush=True)
         batch_size = 256 if args.device == "cuda" else 32

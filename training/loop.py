@@ -4,7 +4,6 @@ Every batch and every augmentation follows from (seed, epoch, batch) alone, so t
 goes on from batch b of epoch e draws what an uninterrupted one would have drawn.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from training import distributed, losses, sampler, transforms
 from training.config import TrainConfig
 from training.crops import Store
 from training.model import BNNeck, BNNeckOutput, freeze, set_training
+from training.progress import progress
 
 SCALARS = ("id_loss", "triplet_loss", "center_loss", "accuracy")
+READ_EVERY = 20  # batches, on a GPU
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -85,6 +85,8 @@ def state(learner: Learner) -> dict[str, Any]:
 def load_state(learner: Learner, saved: dict[str, Any]) -> None:
     """Restores what `state` returned."""
     learner.model.load_state_dict(saved["model"])
+    for group in saved["optimizer"]["param_groups"]:
+        group["fused"] = learner.device.type == "cuda"  # as this machine trains, not as that one did
     for name, part in learner.parts().items():
         part.load_state_dict(saved[name])
     if learner.centers is not None:
@@ -126,7 +128,8 @@ def step(learner: Learner, images: Tensor, labels: Tensor, config: TrainConfig) 
     for optimizer in optimizers:
         learner.scaler.unscale_(optimizer)
     if learner.centers is not None and learner.centers.grad is not None:
-        learner.centers.grad /= config.center_weight * distributed.world_size()  # the weight must not slow the centers
+        grad = distributed.mean(learner.centers.grad)  # the same on every rank up to rounding, which must not add up
+        learner.centers.grad = grad / (config.center_weight * distributed.world_size())  # the weight must not slow the centers
     if config.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_norm)
     for optimizer in optimizers:
@@ -138,10 +141,12 @@ def step(learner: Learner, images: Tensor, labels: Tensor, config: TrainConfig) 
 
 
 class EpochRows(NamedTuple):
-    """What an epoch gave: SCALARS of its batches, float [S, 4]; whether it was finished; crops per second of this process."""
+    """What an epoch gave: SCALARS of its batches, float [S, 4]; whether it was finished, and whether it was
+    asked to stop; crops per second of this process."""
 
     rows: np.ndarray
     is_whole: bool
+    is_stopped: bool
     crops_per_s: float
 
 
@@ -169,24 +174,16 @@ def train_epoch(
     own = distributed.own_part(config.ids_per_batch * config.crops_per_id)
     kept = [before[: len(order)]]
     unread: list[Tensor] = []
-    every = 20 if learner.device.type == "cuda" else 1
+    every = READ_EVERY if learner.device.type == "cuda" else 1
     started, done = time.perf_counter(), len(before)
     stopped = False
-    bar = tqdm(
-        total=len(order),
-        initial=done,
-        desc=f"epoch {epoch}/{config.epochs}",
-        unit="batch",
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-        disable=distributed.rank() > 0,
-    )
-    with bar:
+    with progress(len(order), name=f"epoch {epoch}/{config.epochs}", unit="batch", initial=done) as bar:
         for place, crops in enumerate(store.batches([batch[own] for batch in order[done:]]), start=done):
             images = augmented(crops, config, epoch=epoch, place=place, own=own)
-            batch_labels = torch.from_numpy(labels[order[place][own]]).to(learner.device)
-            unread.append(step(learner, images, batch_labels, config))
-            stopped = distributed.any_rank(must_stop(), learner.device)
-            if stopped or len(unread) == every or place == len(order) - 1:
+            batch_labels = torch.from_numpy(labels[order[place][own]])
+            unread.append(step(learner, images, batch_labels.to(learner.device, non_blocking=True), config))
+            if len(unread) == every or place == len(order) - 1:
+                stopped = distributed.any_rank(must_stop(), learner.device)
                 kept.append(read(unread, config))
                 unread = []
                 rate = (place + 1 - done) * (own.stop - own.start) / (time.perf_counter() - started)
@@ -195,7 +192,7 @@ def train_epoch(
             if stopped:
                 break
     rows = np.concatenate(kept)
-    return EpochRows(rows, len(rows) == len(order), rate if done < len(order) else 0.0)
+    return EpochRows(rows, len(rows) == len(order), stopped, rate if done < len(order) else 0.0)
 
 
 def augmented(crops: Tensor, config: TrainConfig, *, epoch: int, place: int, own: slice) -> Tensor:

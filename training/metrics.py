@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from training.samples import DISTRACTOR_PID
+
 MAX_RANK = 50  # length of the CMC curve, as in the literature
 NUM_TOP = 10  # best matches kept for the pictures
 
@@ -65,8 +67,8 @@ class Evidence:
 
 
 def same_pid(query: Ids, gallery: Ids) -> np.ndarray:
-    """Returns bool [Q, G]: same identity, junk included."""
-    same_pid_QG: np.ndarray = query.pids[:, None] == gallery.pids[None, :]
+    """Returns bool [Q, G]: same identity, junk included; a distractor is nobody, not even another distractor."""
+    same_pid_QG: np.ndarray = (query.pids[:, None] == gallery.pids[None, :]) & (query.pids[:, None] != DISTRACTOR_PID)
     return same_pid_QG
 
 

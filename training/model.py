@@ -46,9 +46,12 @@ class BNNeck(nn.Module):
         self.classifier.requires_grad_(parts.has_id_loss)  # without an ID loss nothing would train it
 
     def forward(self, images_B3HW: Tensor) -> BNNeckOutput:
-        f_t_BC = self.backbone(images_B3HW)
-        f_i_BC = self.neck(f_t_BC)
-        return BNNeckOutput(f_t_BC, f_i_BC, self.classifier(f_i_BC))
+        f_t_BC = self.backbone(images_B3HW).float()
+        with torch.autocast(
+            images_B3HW.device.type, enabled=False
+        ):  # the head is cheap, and bf16 would round what losses compare
+            f_i_BC = self.neck(f_t_BC)
+            return BNNeckOutput(f_t_BC, f_i_BC, self.classifier(f_i_BC))
 
 
 def set_last_stride(network: ResNet, stride: int) -> None:

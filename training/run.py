@@ -4,7 +4,6 @@ import argparse
 import json
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from training import checkpoint, config, dataset, distributed, evaluate, loop, recipes, runlog, start
 from training.checkpoint import Facts
 from training.config import TrainConfig
-from training.crops import Store, open_store
+from training.crops import Store, check_readable, open_store
 from training.dataset import Dataset
 from training.embedders import torch_embedder
 from training.loop import SCALARS, EpochRows, Learner
@@ -61,6 +60,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out is None and not args.list_recipes:
         parser.error("--out RUN is missing: the folder for checkpoint, log and figures")
+    if args.no_evaluation and args.eval_every:
+        parser.error("--no-evaluation and --eval-every contradict each other: give one of them")
     if min(args.save_every, args.eval_every + 1) < 1:
         parser.error(f"--save-every and --eval-every: got {args.save_every} and {args.eval_every}, wanted 1 or more, 0 or more")
     args.recipe = args.recipe or ("synthetic" if args.synthetic else "strong_baseline")
@@ -68,18 +69,34 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+class Stop:
+    """Whether the run was asked to end: in an epoch it saves first; while it `is_saved` it ends at once.
+
+    Not a threading.Event, whose lock must not be taken in a signal handler.
+    """
+
+    def __init__(self) -> None:
+        self.is_asked = self.is_saved = False
+
+    def ask(self, *_: object) -> None:
+        self.is_asked = True
+        if self.is_saved:
+            raise SystemExit(128 + signal.SIGTERM)
+
+
 @dataclass(frozen=True)
 class Work:
-    """What one run works with: its flags, what learns, its crops and labels int64 [N], and its data."""
+    """What one run works with: its flags, what learns, its crops and labels int64 [N], its data, and whether it must end."""
 
     args: argparse.Namespace
     learner: Learner
     store: Store
     labels: np.ndarray
     data: Dataset
+    stop: Stop
 
 
-def train(args: argparse.Namespace, settings: TrainConfig, must_stop: threading.Event) -> None:
+def train(args: argparse.Namespace, settings: TrainConfig, stop: Stop) -> None:
     """Reads the data, trains every epoch that is left, saves, and evaluates the last."""
     device = start.pick_device(args.device)
     distributed.start(device)
@@ -88,40 +105,53 @@ def train(args: argparse.Namespace, settings: TrainConfig, must_stop: threading.
     dataset.class_labels(data.train)  # one identity or none: said before anything is decoded
     if distributed.rank() == 0:
         print(data.summary(), flush=True)
+    distributed.own_part(settings.ids_per_batch * settings.crops_per_id)  # a batch that cannot be cut, likewise
     size = {"height": settings.height, "width": settings.width}
+    if not args.no_evaluation and distributed.rank() == 0:
+        check_readable((*data.query, *data.gallery), **size)  # one bad file would end the run after its last epoch
     store, readable = open_store(data.train, **size, where=args.cache, workers=settings.workers, device=device)
     data = replace(data, train=readable)
     begun = start.prepare(args, settings, data, device)
     if distributed.rank() == 0:
-        runlog.write_start(args.out, settings, device=device, data=data.summary())
-    work, facts, rows = Work(args, begun.learner, store, dataset.class_labels(readable), data), begun.facts, begun.rows
+        print(store.told(), flush=True)
+        runlog.write_start(args.out, settings, device=device, data=data.summary(), crops=store.told())
+    work = Work(args, begun.learner, store, dataset.class_labels(readable), data, stop)
+    facts, rows = begun.facts, begun.rows
     for epoch in range(facts.epoch + 1, settings.epochs + 1):
-        facts = run_epoch(work, facts, epoch, rows, must_stop)
+        facts = run_epoch(work, facts, epoch, rows)
         rows = rows[:0]
-        if epoch < settings.epochs and args.eval_every and epoch % args.eval_every == 0:
+        if epoch < settings.epochs and is_tested_after(args, epoch):
             test(work, facts)
     if not args.no_evaluation:
         test(work, facts)
 
 
-def run_epoch(work: Work, facts: Facts, epoch: int, rows: np.ndarray, must_stop: threading.Event) -> Facts:
+def is_tested_after(args: argparse.Namespace, epoch: int) -> bool:
+    return bool(args.eval_every) and epoch % args.eval_every == 0
+
+
+def run_epoch(work: Work, facts: Facts, epoch: int, rows: np.ndarray) -> Facts:
     """Trains an epoch of which `rows` are done, and saves and logs it; asked to stop, saves in mid-epoch and leaves."""
     settings, args = facts.config, work.args
     rate = learning_rate(settings, epoch)
     for group in work.learner.optimizer.param_groups:
         group["lr"] = rate
-    done = loop.train_epoch(work.learner, work.store, work.labels, settings, epoch=epoch, before=rows, must_stop=must_stop.is_set)
+    done = loop.train_epoch(
+        work.learner, work.store, work.labels, settings, epoch=epoch, before=rows, must_stop=lambda: work.stop.is_asked
+    )
     place = (epoch, 0) if done.is_whole else (epoch - 1, len(done.rows))
     facts = replace(facts, epoch=place[0], num_batches=place[1], metrics=None)  # earlier figures must not pass for these weights'
-    is_due = not done.is_whole or epoch % args.save_every == 0 or epoch == settings.epochs
-    if distributed.rank() == 0 and is_due:
+    is_due = epoch % args.save_every == 0 or epoch == settings.epochs or is_tested_after(args, epoch)
+    if distributed.rank() == 0 and (is_due or done.is_stopped):
         resume = loop.state(work.learner) | {"rows": torch.from_numpy(done.rows[: place[1]])}
         checkpoint.save(args.out, work.learner.kept_model(), facts, resume | {"samples": start.digest(work.data.train)})
-    if not done.is_whole:
-        print(f"stopped in epoch {epoch} after {place[1]} batches; saved in {args.out}: go on with --resume", flush=True)
-        raise SystemExit(128 + signal.SIGTERM)
-    if distributed.rank() == 0:
+    if distributed.rank() == 0 and done.is_whole:
         log_epoch(work, epoch, rate, done)
+    if done.is_stopped:
+        if distributed.rank() == 0:
+            where = f"after epoch {epoch}" if done.is_whole else f"in epoch {epoch} after {place[1]} batches"
+            print(f"stopped {where}; saved in {args.out}: go on with --resume", flush=True)
+        raise SystemExit(128 + signal.SIGTERM)
     return facts
 
 
@@ -141,6 +171,7 @@ def test(work: Work, facts: Facts) -> None:
     """Evaluates the kept weights; after the last epoch the figures go into the checkpoint, with pictures beside it."""
     if distributed.rank() > 0:
         return
+    work.stop.is_saved = True
     settings, args, device = facts.config, work.args, work.learner.device
     embed = torch_embedder(
         work.learner.kept_model().eval(),
@@ -153,6 +184,7 @@ def test(work: Work, facts: Facts) -> None:
     result, evidence = evaluate.measure(embed, work.data, **size, metric=settings.test_metric, rerank=args.rerank)
     print(evaluate.table(result), flush=True)
     runlog.add_line(args.out, {"epoch": facts.epoch, "rank1": result.rank1, "mAP": result.mAP, "mINP": result.mINP})
+    work.stop.is_saved = False
     if facts.epoch < settings.epochs:
         return
     figures = asdict(result)
@@ -170,12 +202,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.list_recipes:
         print(recipes.listing())
         return
-    must_stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: must_stop.set())
+    stop = Stop()
+    before = signal.signal(signal.SIGTERM, stop.ask)
     try:
         settings = start.settings_of(args)
         torch.manual_seed(settings.seed)
-        train(args, settings, must_stop)
+        train(args, settings, stop)
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"training.run: the GPU's memory is full; try --cache host or a smaller batch ({str(error)[:120]})")
     except (ValueError, OSError) as error:
         sys.exit(f"training.run: {error}")
     finally:

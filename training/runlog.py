@@ -23,16 +23,17 @@ from training.checkpoint import write_whole
 from training.config import TrainConfig, to_json
 from training.loop import SCALARS
 
-LOG, STEPS = "log.jsonl", "steps.csv"
+LOG, STEPS, METRICS = "log.jsonl", "steps.csv", "metrics.json"
 
 
-def write_start(folder: Path, config: TrainConfig, *, device: torch.device, data: str) -> None:
+def write_start(folder: Path, config: TrainConfig, *, device: torch.device, data: str, crops: str) -> None:
     """Writes run.json; a resumed run writes its own again."""
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     values = {
         "command": sys.argv,
         "config": to_json(config),
         "data": data.splitlines(),
+        "crops": crops,
         "device": device_name,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -44,7 +45,7 @@ def write_start(folder: Path, config: TrainConfig, *, device: torch.device, data
 
 def write_metrics(folder: Path, figures: Mapping[str, Any]) -> None:
     """Writes metrics.json."""
-    write_whole({folder / "metrics.json": lambda path: path.write_text(json.dumps(figures, indent=2) + "\n")})
+    write_whole({folder / METRICS: lambda path: path.write_text(json.dumps(figures, indent=2) + "\n")})
 
 
 def add_line(folder: Path, line: Mapping[str, Any]) -> None:
@@ -55,28 +56,37 @@ def add_line(folder: Path, line: Mapping[str, Any]) -> None:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """Returns the epochs that log.jsonl tells of, the last line of each."""
-    told = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    return list({line["epoch"]: line for line in told if "lr" in line}.values())
+    return list({line["epoch"]: line for line in read_lines(folder) if "lr" in line}.values())
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """Returns the lines of log.jsonl; a last one that a full disk or a kill tore is left out."""
+    if not (folder / LOG).exists():
+        return []
+    *whole, last = (folder / LOG).read_text().split("\n")  # what follows the last newline is torn, or empty
+    return [json.loads(line) for line in whole]
 
 
 def rewind(folder: Path, epoch: int) -> None:
     """Drops what was logged after `epoch`: a run that was killed between two checkpoints trains those epochs again."""
-    told = [line for line in (folder / LOG).read_text().splitlines() if json.loads(line)["epoch"] <= epoch] if epoch else []
+    told = [line for line in read_lines(folder) if line["epoch"] <= epoch]
     steps = [row for row in read_steps(folder) if int(row["epoch"]) <= epoch]
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(
         {
-            folder / LOG: lambda path: path.write_text("".join(f"{line}\n" for line in told)),
+            folder / LOG: lambda path: path.write_text("".join(f"{json.dumps(line)}\n" for line in told)),
             folder / STEPS: lambda path: write_steps(path, steps),
         }
     )
+    (folder / METRICS).unlink(missing_ok=True)  # the figures of other weights
 
 
 def read_steps(folder: Path) -> list[dict[str, str]]:
-    """Returns the batches of steps.csv, none when there is no such file."""
+    """Returns the batches of steps.csv, none when there is no such file; a torn last row is left out."""
     if not (folder / STEPS).exists():
         return []
     with (folder / STEPS).open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def write_steps(path: Path, rows: list[dict[str, str]]) -> None:

@@ -33,7 +33,8 @@ class Dataset:
     """A dataset, read: three lists, how many junk files they lost, and what the reader has to say.
 
     A list may be empty: one without query and gallery can only be trained on, one without train only evaluated on. Without
-    cameras the camids say nothing about where a crop was taken. The name is the folder's where none is given.
+    cameras the camids say nothing about where a crop was taken. The name is the folder's where none is given; `train_name` is
+    another where the training list is not of the same dataset.
     """
 
     folder: Path
@@ -44,13 +45,16 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     has_cameras: bool = True
     name: str = ""
+    train_name: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.folder.absolute().name)
+        object.__setattr__(self, "train_name", self.train_name or self.name)
 
     def summary(self) -> str:
         """Returns what is printed before a run: one line per list with its counts, then the warnings."""
-        lines = [f"{self.name} ({self.folder}): {self.num_junk} junk files (pid -1) left out"]
+        other = f", trained on {self.train_name}" if self.train_name != self.name else ""
+        lines = [f"{self.name} ({self.folder}){other}: {self.num_junk} junk files (pid -1) left out"]
         for name, samples in self.lists():
             distractors = sum(s.pid == DISTRACTOR_PID for s in samples)
             extra = f", {distractors:,} distractors" if distractors else ""

@@ -50,7 +50,7 @@ def check_rows(query_QD: np.ndarray, gallery_GD: np.ndarray, query: Ids, gallery
         if not np.isfinite(sq_norms).all():
             raise ValueError(f"features: got a {name} row that is not finite at {int(np.argmin(np.isfinite(sq_norms)))}")
         worst = int(np.abs(sq_norms - 1).argmax())
-        if metric == "cosine" and abs(sq_norms[worst] - 1) > 0.01:
+        if metric == "cosine" and abs(sq_norms[worst] - 1) > 2e-3:
             got = f"{name} row {worst} of length {np.sqrt(sq_norms[worst]):.4f}"
             raise ValueError(f"features: got {got}, wanted unit rows for the cosine: normalise them, or use the euclidean metric")
 

@@ -36,14 +36,17 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
 
 
 def read_data(args: argparse.Namespace, settings: TrainConfig) -> Dataset:
-    """Reads, joins and checks the datasets of the command line; draws one for --synthetic."""
+    """Reads, joins and checks the datasets of the command line; draws one for --synthetic.
+
+    Splits that a reader draws do not follow --seed: evaluation and export must find the same people in the test lists.
+    """
     if args.synthetic:
         if distributed.rank() == 0:
             synthetic.write_dataset(args.out / "data", seed=settings.seed)
-        distributed.any_rank(False, torch.device("cpu"))  # the others wait for the files
+        distributed.wait()  # for the files
         args.data = [args.out / "data"]
-    parts = [dataset.read_dataset(folder, cameras=not args.no_cameras, seed=settings.seed) for folder in args.data]
-    test = dataset.read_dataset(args.test, cameras=not args.no_cameras, seed=settings.seed) if args.test else parts[0]
+    parts = [dataset.read_dataset(folder, cameras=not args.no_cameras) for folder in args.data]
+    test = dataset.read_dataset(args.test, cameras=not args.no_cameras) if args.test else parts[0]
     data = dataset.join(parts, test=test) if len(parts) > 1 or args.test else parts[0]
     if args.no_evaluation:
         return data
@@ -71,18 +74,33 @@ def prepare(args: argparse.Namespace, settings: TrainConfig, data: Dataset, devi
         if (args.out / checkpoint.FACTS).exists():
             raise ValueError(f"--out: {args.out} already holds a checkpoint; add --resume to go on, or name another folder")
         load_backbone(model, args.backbone_weights, backbone=settings.backbone)
-        facts = Facts(settings, num_ids, 0, data.name, Path(args.backbone_weights).name, None)
+        facts = Facts(settings, num_ids, 0, data.train_name, Path(args.backbone_weights).name, None, has_cameras=data.has_cameras)
+        if distributed.rank() == 0:
+            runlog.rewind(args.out, 0)  # of a run that ended before its first checkpoint
         return Begun(loop.make_learner(model, settings, device), facts, np.zeros((0, len(SCALARS)), np.float32))
     before = checkpoint.load_facts(args.out)
     saved = checkpoint.load_resume(args.out, before)
-    expected = replace(settings, epochs=before.config.epochs, workers=before.config.workers)
-    if (before.config, saved["samples"]) != (expected, digest(data.train)):
-        raise ValueError(f"--resume: {args.out} was begun with another configuration or dataset; use the same flags")
+    check_same(args, settings, before, is_same_data=saved["samples"] == digest(data.train))
     learner = loop.make_learner(model, settings, device)
     loop.load_state(learner, saved)
     if distributed.rank() == 0:
         runlog.rewind(args.out, before.epoch)
     return Begun(learner, replace(before, config=settings), saved["rows"].numpy())
+
+
+def check_same(args: argparse.Namespace, settings: TrainConfig, before: Facts, *, is_same_data: bool) -> None:
+    """Raises ValueError when what trains differs from what the run was begun with; what only tests may differ."""
+    free = {"epochs", "workers", "test_feature", "test_metric", "flip_test"}
+    began, now = config.to_json(before.config), config.to_json(settings)
+    changed = [f"{name} was {began[name]} and is {now[name]}" for name in now if name not in free and began[name] != now[name]]
+    if not is_same_data:
+        changed.append("the training list is another")
+    if changed:
+        raise ValueError(f"--resume: {args.out} was begun otherwise: {'; '.join(changed)}; use the same flags and dataset")
+    if before.epoch > settings.epochs:
+        raise ValueError(
+            f"--resume: {args.out} has {before.epoch} epochs, more than the {settings.epochs} wanted: raise --epochs"
+        )
 
 
 def digest(samples: Sequence[Sample]) -> str:
@@ -96,3 +114,4 @@ def set_kernels(settings: TrainConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not settings.deterministic
+    torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"  # fp32 means it

@@ -92,7 +92,8 @@ def augment(crops: Tensor, draws: Draws, *, pad: int, fill: str) -> Tensor:
     which is that mean ("mean").
     """
     height, width = crops.shape[1:3]
-    flip, top, left, box = (torch.from_numpy(a).to(crops.device) for a in (draws.flip, draws.top, draws.left, draws.box))
+    chances = (draws.flip, draws.top, draws.left, draws.box)
+    flip, top, left, box = (torch.from_numpy(one).to(crops.device, non_blocking=True) for one in chances)
     down, right = torch.arange(height, device=crops.device), torch.arange(width, device=crops.device)
     row, column = top[:, None] + down - pad, left[:, None] + right - pad
     is_inside = between(row, 0, height)[:, :, None] & between(column, 0, width)[:, None, :]
@@ -103,7 +104,7 @@ def augment(crops: Tensor, draws: Draws, *, pad: int, fill: str) -> Tensor:
     tall = between(down, box[:, 0, None], box[:, 0, None] + box[:, 2, None])
     wide = between(right, box[:, 1, None], box[:, 1, None] + box[:, 3, None])
     is_erased = (tall[:, :, None] & wide[:, None, :])[:, None]
-    filling = images.new_tensor(MEAN if fill == "code" else (0, 0, 0))[:, None, None]
+    filling = constant(MEAN if fill == "code" else (0.0, 0.0, 0.0), crops.device)[:, None, None]
     return torch.where(is_erased, filling, images).contiguous(memory_format=torch.channels_last)
 
 
@@ -114,6 +115,10 @@ def between(places: Tensor, first: Tensor | int, end: Tensor | int) -> Tensor:
 
 def normalize(crops: Tensor) -> Tensor:
     """Turns uint8 [B, H, W, 3] RGB into float32 [B, 3, H, W] with ImageNet mean 0 and deviation 1, channels last in memory."""
-    mean = torch.tensor(MEAN, device=crops.device) * 255
-    std = torch.tensor(STD, device=crops.device) * 255
+    mean, std = constant(MEAN, crops.device) * 255, constant(STD, crops.device) * 255
     return ((crops.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def constant(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Returns float32 [3] on the device; a copy that waited for a GPU would cost every step."""
+    return torch.tensor(values).to(device, non_blocking=True)

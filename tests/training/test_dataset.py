@@ -151,7 +151,8 @@ def test_people_who_are_in_training_and_test_of_one_dataset_are_seen_after_joini
 def test_a_joined_dataset_has_the_names_the_junk_and_the_warnings_of_its_parts():
     first, second = dataset("a", train=[(1, 1)], warnings=("small",)), dataset("b", train=[(1, 1)], has_cameras=False)
     data = join([first, second], test=second)
-    assert (data.name, data.warnings, data.has_cameras) == ("a+b", ("a: small",), False)
+    assert (data.train_name, data.warnings, data.has_cameras) == ("a+b", ("a: small",), False)
+    assert data.name == "b"  # figures are those of the test set
 
 
 @pytest.mark.parametrize(

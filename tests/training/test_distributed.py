@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from training import distributed
+from training.checkpoint import load
 
 WORKER = Path(__file__).with_name("gloo_worker.py")
 ROOT = Path(__file__).parents[2]
@@ -21,33 +22,48 @@ def free_port():
         return one.getsockname()[1]
 
 
-def start(out, neck, *, rank, world, port):
+def start(command, *, rank, world, port):
     group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     env = os.environ | {name: str(value) for name, value in group.items()} | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(WORKER), str(out), neck], env=env, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, command)], env=env, **pipes)
 
 
-def saved_by(tmp_path, neck, world):
-    out, port = tmp_path / f"{neck}-{world}.pt", free_port()
-    processes = [start(out, neck, rank=rank, world=world, port=port) for rank in range(world)]
-    for process in processes:
-        errors = process.communicate(timeout=240)[1]
+def run_together(command, *, world):
+    """Runs a command as `world` processes; returns what each printed."""
+    port = free_port()
+    processes = [start(command, rank=rank, world=world, port=port) for rank in range(world)]
+    ended = [process.communicate(timeout=300) for process in processes]
+    for process, (_, errors) in zip(processes, ended, strict=True):
         assert process.returncode == 0, errors
-    return torch.load(out, weights_only=True)
+    return [printed for printed, _ in ended]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("neck", ["bnneck"])
-def test_two_processes_give_the_gradients_of_one(tmp_path, neck):
-    alone, together = saved_by(tmp_path, neck, 1), saved_by(tmp_path, neck, 2)
-    assert alone["grads"].keys() == together["grads"].keys()
-    for name, wanted in alone["grads"].items():
-        error = torch.linalg.vector_norm(together["grads"][name] - wanted) / torch.linalg.vector_norm(wanted).clamp(min=1e-6)
-        assert error < 1e-3, f"{name}: {error:.2e} off"  # fp32: sums in another order, through 18 layers
-    for name, wanted in alone["statistics"].items():
-        assert torch.allclose(together["statistics"][name], wanted, rtol=1e-4, atol=1e-5), name
-    assert torch.allclose(together["centers"], alone["centers"], atol=1e-4)
-    assert torch.allclose(together["scalars"], alone["scalars"], rtol=1e-4)
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    for world in (1, 2):
+        run_together([WORKER, tmp_path / f"{world}.pt"], world=world)
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    for case, alone in one.items():
+        together, limit = two[case], 0.1 if case.endswith("bf16") else 1e-3  # sums in another order, through 18 layers
+        assert alone["grads"].keys() == together["grads"].keys()
+        for name, wanted in alone["grads"].items():
+            error = torch.linalg.vector_norm(together["grads"][name] - wanted) / torch.linalg.vector_norm(wanted).clamp(min=1e-6)
+            assert error < limit, f"{case} {name}: {error:.2e} off"
+        for name, wanted in alone["statistics"].items():
+            assert torch.allclose(together["statistics"][name], wanted, rtol=limit, atol=limit / 10), f"{case} {name}"
+        assert torch.allclose(together["centers"], alone["centers"], atol=limit)
+        assert torch.allclose(together["scalars"][:3], alone["scalars"][:3], rtol=limit)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_saved_and_told_once(tmp_path, flags):
+    command = ["-m", "training.run", *flags(tmp_path / "run", "--epochs", 1)]
+    first, second = run_together(command, world=2)
+    assert '{"epoch": 1' in first
+    assert second == ""
+    assert load(tmp_path / "run")[1].epoch == 1
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2  # the epoch and its evaluation
 
 
 def test_one_process_keeps_its_rows_and_its_model():

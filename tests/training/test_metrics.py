@@ -170,7 +170,7 @@ def test_figures_without_junk_agree_with_pytorch_metric_learning():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(90, 8)).astype(np.float32) + 2 * rng.normal(size=(9, 8)).astype(np.float32).repeat(10, axis=0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    pids, is_query = np.repeat(np.arange(9), 10), np.arange(90) % 5 == 0
+    pids, is_query = np.repeat(np.arange(1, 10), 10), np.arange(90) % 5 == 0
     query, gallery = Ids(pids[is_query], np.zeros(18)), Ids(pids[~is_query], np.ones(72))
     scores = score_queries(rows[is_query] @ rows[~is_query].T, query, gallery)
     theirs = AccuracyCalculator(include=("mean_average_precision", "precision_at_1"), k=None, device=torch.device("cpu"))

@@ -2,15 +2,17 @@
 
 import json
 import math
+import os
 import resource
 import shutil
 import signal
 import threading
+import time
 
 import pytest
 import torch
 
-from training import run, start
+from training import run
 from training.checkpoint import FACTS, RESUME, WEIGHTS, load, load_facts
 from training.run import main
 
@@ -88,16 +90,18 @@ def test_a_folder_that_holds_a_checkpoint_is_refused_without_resume(one_epoch, f
 
 @pytest.mark.parametrize("change", [["--lr", "0.5"], ["--last-stride", "2"]])
 def test_another_configuration_is_refused_on_resume(one_epoch, flags, change):
-    assert "was begun with another configuration or dataset; use the same flags" in refusal_of(
-        flags(one_epoch, "--resume", *change)
-    )
+    refusal = refusal_of(flags(one_epoch, "--resume", *change))
+    assert f"was begun otherwise: {change[0][2:].replace('-', '_')} was " in refusal
+    assert "use the same flags and dataset" in refusal
 
 
 def test_a_dataset_of_other_identities_is_refused_on_resume(one_epoch, flags, drawn, tmp_path):
     fewer = shutil.copytree(drawn, tmp_path / "people")
     for path in (fewer / "bounding_box_train").glob("0011_*"):
         path.unlink()
-    assert "another configuration or dataset" in refusal_of(flags(one_epoch, "--resume", "--data", fewer))
+    assert "the training list is another; use the same flags and dataset" in refusal_of(
+        flags(one_epoch, "--resume", "--data", fewer)
+    )
 
 
 def test_a_run_stopped_while_saving_is_refused_on_resume(one_epoch, resumed, flags, tmp_path):
@@ -136,24 +140,23 @@ def test_a_broken_crop_is_named_and_too_many_are_refused(flags, drawn, tmp_path)
 
 
 def test_sigterm_saves_in_mid_epoch_and_the_resumed_run_equals_an_unbroken_one(trained, flags, tmp_path, capsys):
-    class Stopping(threading.Event):
-        """Set after the second batch, as a signal would set it."""
-
-        calls = 0
-
-        def is_set(self):
-            self.calls += 1
-            return self.calls == 2
-
     out = tmp_path / "run"
-    args = run.parse(flags(out))
-    settings = start.settings_of(args)
-    torch.manual_seed(settings.seed)
+
+    def end_when_it_trains():
+        while not (out / "run.json").exists():  # written right before the first epoch
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asker = threading.Thread(target=end_when_it_trains)
+    asker.start()
     with pytest.raises(SystemExit) as stop:
-        run.train(args, settings, Stopping())
+        main(flags(out))
+    asker.join()
     assert stop.value.code == 128 + signal.SIGTERM
-    assert f"stopped in epoch 1 after 2 batches; saved in {out}: go on with --resume" in capsys.readouterr().out
-    assert (load_facts(out).epoch, load_facts(out).num_batches) == (0, 2)
+    facts = load_facts(out)
+    assert (facts.epoch, facts.num_batches) in {(0, 1), (0, 2), (0, 3)}
+    said = f"stopped in epoch 1 after {facts.num_batches} batches; saved in {out}: go on with --resume"
+    assert said in capsys.readouterr().out
     main(flags(out, "--resume"))
     assert (out / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
     assert log_of(out) == log_of(trained)
@@ -167,6 +170,38 @@ def test_a_run_killed_between_two_checkpoints_trains_those_epochs_again(trained,
     main(flags(out, "--resume", "--no-evaluation"))
     assert log_of(out) == log_of(trained)
     assert (out / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+
+
+def test_a_log_that_was_torn_by_a_full_disk_does_not_hinder_resuming(trained, one_epoch, flags, tmp_path):
+    out = shutil.copytree(one_epoch, tmp_path / "run")
+    for name, half in (("log.jsonl", '{"epoch": 2, "l'), ("steps.csv", "2,5,0.")):
+        with (out / name).open("a") as file:
+            file.write(half)
+    main(flags(out, "--resume", "--no-evaluation"))
+    assert log_of(out) == log_of(trained)
+    assert (out / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+
+
+def test_fewer_epochs_than_were_trained_are_refused(trained, flags):
+    assert "has 2 epochs, more than the 1 wanted: raise --epochs" in refusal_of(flags(trained, "--resume", "--epochs", 1))
+
+
+def test_what_only_tests_may_change_on_resume(trained, flags, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "run")
+    main(flags(out, "--resume", "--test-feature", "f_t", "--test-metric", "euclidean", "--flip-test"))
+    metrics = load_facts(out).metrics
+    assert (metrics["feature"], metrics["metric"], metrics["flip"]) == ("f_t", "euclidean", True)
+    assert (out / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
+
+
+def test_an_unreadable_test_crop_is_named_before_the_training(flags, drawn, tmp_path):
+    broken = shutil.copytree(drawn, tmp_path / "people")
+    path = sorted((broken / "query").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:300])
+    refusal = refusal_of(flags(tmp_path / "run", "--data", broken))
+    assert "test lists: got 1 unreadable files of 11, wanted none" in refusal
+    assert path.name in refusal
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_disk_that_is_full_while_saving_leaves_the_previous_checkpoint(one_epoch, flags, tmp_path):
@@ -206,6 +241,7 @@ def test_help_fits_a_screen_and_a_half(capsys):
         ["--data", "x", "--synthetic", "--out", "y"],
         ["--synthetic"],
         ["--synthetic", "--out", "y", "--save-every", "0"],
+        ["--synthetic", "--out", "y", "--no-evaluation", "--eval-every", "2"],
     ],
 )
 def test_a_wrong_command_line_is_a_usage_error(argv, capsys):
