@@ -44,16 +44,18 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     for world in (1, 2):
         run_together([WORKER, tmp_path / f"{world}.pt"], world=world)
     one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
-    for case, alone in one.items():
-        together, limit = two[case], 0.1 if case.endswith("bf16") else 1e-3  # sums in another order, through 18 layers
+    for case in ("bnneck-fp32", "bnneck3-fp32"):
+        alone, together = one[case], two[case]
         assert alone["grads"].keys() == together["grads"].keys()
         for name, wanted in alone["grads"].items():
             error = torch.linalg.vector_norm(together["grads"][name] - wanted) / torch.linalg.vector_norm(wanted).clamp(min=1e-6)
-            assert error < limit, f"{case} {name}: {error:.2e} off"
+            assert error < 1e-3, f"{case} {name}: {error:.2e} off"  # sums in another order, through 18 layers
         for name, wanted in alone["statistics"].items():
-            assert torch.allclose(together["statistics"][name], wanted, rtol=limit, atol=limit / 10), f"{case} {name}"
-        assert torch.allclose(together["centers"], alone["centers"], atol=limit)
-        assert torch.allclose(together["scalars"][:3], alone["scalars"][:3], rtol=limit)
+            assert torch.allclose(together["statistics"][name], wanted, rtol=1e-4, atol=1e-5), f"{case} {name}"
+        assert torch.allclose(together["centers"], alone["centers"], atol=1e-4)
+        assert torch.allclose(together["scalars"], alone["scalars"], rtol=1e-4)
+    in_bf16 = "bnneck-bf16"  # its gradients round to other values with every order of sums; losses still agree
+    assert torch.allclose(two[in_bf16]["scalars"][:3], one[in_bf16]["scalars"][:3], rtol=0.05)
 
 
 @pytest.mark.slow
