@@ -1,13 +1,13 @@
 """Decoded or as files, a store gives the same crops; unreadable files are named."""
 
-from pathlib import Path
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from training.crops import MAX_UNREADABLE, Decoded, Files, choose, open_store, report_unreadable
+from training.crops import MAX_UNREADABLE, Decoded, Files, available_memory, check_readable, choose, open_store, report_unreadable
 from training.dataset import Sample
 from training.transforms import load_crop
 
@@ -130,6 +130,18 @@ def test_a_place_that_is_asked_for_is_taken_whatever_its_size(where):
     assert choose(where, 2**60, CPU) == choose(where, 0, CPU) == where
 
 
-def test_files_keep_the_path_that_they_were_given(samples):
-    store, _ = opened([Sample(Path(one.path.as_posix()), one.pid, one.camid) for one in samples])
-    assert [sample.path for sample in store.samples] == [sample.path for sample in samples]
+def test_the_available_memory_is_a_part_of_the_machines():
+    assert 0 < available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_store_says_where_its_crops_are(samples):
+    assert opened(samples, where="device")[0].told() == "6 crops decoded in the memory of cpu: 0.00 GB"
+    assert opened(samples, workers=2)[0].told() == "6 crops stay files, decoded by 2 processes as they are needed"
+
+
+def test_test_lists_may_not_lack_a_crop(samples, tmp_path):
+    check_readable(samples, height=HEIGHT, width=WIDTH)
+    with pytest.raises(
+        ValueError, match=r"test lists: got 7 unreadable files of 17, wanted none:\n(  .*bad\d\.jpg.*\n){5}  \.\.\.$"
+    ):
+        check_readable(with_bad(samples, 10, 7, tmp_path), height=HEIGHT, width=WIDTH)

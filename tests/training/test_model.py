@@ -57,7 +57,7 @@ def test_the_last_stride_sets_the_feature_map(backbone, last_stride, size):
         model = BNNeck(backbone=backbone, num_ids=10, last_stride=last_stride).eval()
         maps = []
         model.backbone.layer4.register_forward_hook(lambda module, given, result: maps.append(result.shape[2:]))
-        model(torch.empty(1, 3, 256, 128))
+        model.backbone(torch.empty(1, 3, 256, 128))
     assert maps == [size]
 
 
@@ -81,6 +81,15 @@ def test_the_output_has_the_same_form_in_training_and_evaluation(tiny):
         assert [tuple(part.shape) for part in output] == [(4, 512), (4, 512), (4, 4)]
 
 
+def test_the_head_stays_in_float32_where_the_backbone_does_not(tiny):
+    model = tiny().eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = model(drawn())
+    assert [part.dtype for part in output] == [torch.float32] * 3
+    assert torch.equal(output.f_t_BC, output.f_t_BC.bfloat16().float())  # the backbone did round
+    torch.testing.assert_close(output.logits_BI, output.f_i_BC @ model.classifier.weight.T, rtol=1e-5, atol=1e-6)
+
+
 def test_f_i_is_the_batch_norm_of_f_t_without_shift(tiny):
     model = tiny().train()
     with torch.no_grad():
@@ -97,6 +106,12 @@ WITH_BN = [neck for neck in NECKS if neck.startswith("bnneck")]
 WITHOUT_BN = [neck for neck in NECKS if neck not in WITH_BN]
 
 
+@pytest.fixture(scope="module", name="plain")
+def plain_fixture():
+    """A model of 200 identities without BN."""
+    return BNNeck(backbone="resnet18", num_ids=200, last_stride=1, neck="neck3")
+
+
 @pytest.mark.parametrize("neck", WITH_BN)
 def test_a_neck_with_bn_learns_its_scale_but_no_shift(neck):
     model = shaped(neck)
@@ -106,13 +121,17 @@ def test_a_neck_with_bn_learns_its_scale_but_no_shift(neck):
 
 
 @pytest.mark.parametrize("neck", WITHOUT_BN)
-def test_without_bn_f_i_is_f_t_and_the_classifier_has_a_bias(neck):
+def test_a_neck_without_bn_has_nothing_but_a_classifier_with_a_bias(neck):
     model = shaped(neck)
-    output = model(torch.empty(2, 3, 64, 32, device="meta"))
-    assert output.f_i_BC is output.f_t_BC
-    assert [tuple(part.shape) for part in output] == [(2, 512), (2, 512), (2, 4)]
     assert model.classifier.bias.shape == (4,)
     assert not any(key.startswith("neck.") for key in model.state_dict())
+
+
+def test_without_bn_f_i_is_f_t(plain):
+    with torch.no_grad():
+        output = plain.eval()(drawn())
+    assert output.f_i_BC is output.f_t_BC
+    assert [tuple(part.shape) for part in output] == [(4, 512), (4, 512), (4, 200)]
 
 
 @pytest.mark.parametrize("neck", NECKS)
@@ -134,12 +153,11 @@ def test_the_classifier_after_bn_starts_small(tiny):
     assert abs(weight.mean().item()) < 1e-4
 
 
-def test_the_classifier_without_bn_is_pytorchs_ordinary_one():
-    classifier = BNNeck(backbone="resnet18", num_ids=200, last_stride=1, neck="neck3").classifier
+def test_the_classifier_without_bn_is_pytorchs_ordinary_one(plain):
     bound = 512**-0.5  # uniform
-    assert classifier.weight.abs().max().item() <= bound
-    assert classifier.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
-    assert classifier.bias.abs().max().item() > 0
+    assert plain.classifier.weight.abs().max().item() <= bound
+    assert plain.classifier.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert plain.classifier.bias.abs().max().item() > 0
 
 
 def test_bn_starts_with_scale_1_and_shift_0(tiny):
