@@ -167,7 +167,7 @@ def train_command(options: Options, training: Training, out: Path) -> list[str]:
 
 def speed_command(options: Options, out: Path) -> list[str]:
     """Returns the command of the speed figures: both precisions, with and without torch.compile."""
-    sizes = "--backbone resnet50 --height 256 --width 128 --seconds 2 --compile"
+    sizes = "--backbone resnet50 --height 256 --width 128 --seconds 1 --compile"
     if options.smoke:
         sizes = "--backbone resnet18 --height 64 --width 32 --ids-per-batch 2 --crops-per-id 2 --seconds 0.1"
     told = ["--precision", "fp32", "bf16", "--json", str(out)]

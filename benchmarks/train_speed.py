@@ -21,7 +21,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ from training.dataset import Sample
 from training.model import set_training
 from training.recipes import strong_baseline
 
-ROUNDS = 5
 WARM_UP = 2  # batches
 PER_EPOCH = 190  # batches between which workers are started anew, as in Market-1501's epochs
 OURS, OTHER = "ours", "torchvision + DataLoader"
@@ -176,15 +175,15 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def rates(batches: Batches, *, seconds: float, device: torch.device) -> tuple[list[float], int]:
-    """Returns crops per second of each of ROUNDS rounds of seconds / ROUNDS and the batches timed, after a warm-up."""
+def rates(batches: Batches, *, seconds: float, rounds: int, device: torch.device) -> tuple[list[float], int]:
+    """Returns crops per second of each of `rounds` rounds, `seconds` in all, and the batches timed, after a warm-up."""
     for _ in range(WARM_UP):
         next(batches)
     found, num_batches = [], 0
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         wait_for(device)
         begun, crops = time.perf_counter(), 0
-        while crops == 0 or time.perf_counter() - begun < seconds / ROUNDS:
+        while crops == 0 or time.perf_counter() - begun < seconds / rounds:
             crops += next(batches)
             num_batches += 1
         wait_for(device)  # what was asked for must be done before the clock is read
@@ -209,12 +208,12 @@ class Work:
         return ", ".join([self.stage, self.form, *arithmetic, *place, *(["compiled"] if self.config.compile else [])])
 
 
-def measure(work: Work, *, seconds: float, device: torch.device) -> Case:
+def measure(work: Work, *, seconds: float, rounds: int, device: torch.device) -> Case:
     """Times one case; too little memory or a compiler that fails becomes its error."""
     kind = (work.name, work.stage, work.form, work.config.precision, work.cache, work.config.compile)
     try:
         batches = work.make()
-        found, num_batches = rates(batches, seconds=seconds, device=device)
+        found, num_batches = rates(batches, seconds=seconds, rounds=rounds, device=device)
         batches.close()  # ends the worker processes
     except RuntimeError as error:
         return Case(*kind, crops_per_s=0.0, slowest=0.0, fastest=0.0, batches=0, error=str(error).strip()[:200])
@@ -236,7 +235,7 @@ def open_stores(bench: Bench) -> tuple[Bench, dict[str, Store]]:
 
 
 def cases(bench: Bench, precisions: Sequence[Precision], *, with_compile: bool) -> list[Work]:
-    """Returns every case: data by cache, the network by precision, whole steps by both, and the other form of data and whole."""
+    """Returns every case: data by cache, the network by precision (compiled too), whole steps by both, and the other form."""
     bench, stores = open_stores(bench)
     config, first = bench.config, next(iter(stores))
     forms = [replace(config, precision=one, compile=c) for one in precisions for c in (False, True)[: 1 + with_compile]]
@@ -244,7 +243,7 @@ def cases(bench: Bench, precisions: Sequence[Precision], *, with_compile: bool) 
     found = [Work("data", OURS, config, cache, partial(data_only, our_batches, bench, store)) for cache, store in stores.items()]
     found.append(Work("data", OTHER, config, "files", partial(data_only, other_batches, bench, None)))
     found += [Work("network", OURS, one, "-", partial(network_only, bench, one)) for one in forms]
-    pairs = [(one, first) for one in forms] + [(plain[-1], cache) for cache in stores if cache != first]
+    pairs = [(one, first) for one in plain] + [(plain[-1], cache) for cache in stores if cache != first]
     found += [Work("whole", OURS, one, cache, partial(whole, our_batches, bench, stores[cache], one)) for one, cache in pairs]
     return found + [Work("whole", OTHER, one, "files", partial(whole, other_batches, bench, None, one)) for one in plain]
 
@@ -264,9 +263,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="time torch.compile too: up to a minute before each case")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (one a core, at most 8)")
     parser.add_argument("--seconds", type=float, default=5, metavar="X", help="of each case, without its warm-up (5)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of a case, of which the median is told (5)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (auto)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.rounds < 1 or args.seconds < 0 or (args.workers or 0) < 0:
+        parser.error(
+            f"got {args.rounds} rounds, {args.seconds:g} seconds, {args.workers} workers, wanted 1 or more, 0 or more both"
+        )
+    return args
 
 
 def bench_of(args: argparse.Namespace, folder: Path) -> Bench:
@@ -291,30 +296,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     try:
         with tempfile.TemporaryDirectory() as drawn:
-            bench = bench_of(args, Path(drawn))
-            start.set_kernels(bench.config)
-            precisions = args.precision or ["fp32", "bf16", *(["fp16"] if bench.device.type == "cuda" else [])]
-            where, config = machine(), bench.config
-            print(f"{where['device']}, {where['cpus']} CPUs, {torch.get_num_threads()} threads, torch {where['torch']}")
-            shape = f"{config.height} x {config.width}, {config.ids_per_batch} x {config.crops_per_id}"
-            print(f"{config.backbone}, {shape} crops a batch, {config.workers} workers, {len(bench.samples):,} crops")
-            print(f"{'':<58}crops/s   slowest   fastest  batches")
-            found = []
-            for work in cases(bench, precisions, with_compile=args.compile):
-                case = measure(work, seconds=args.seconds, device=bench.device)
-                found.append(case)
-                print(line(case), flush=True)
+            time_all(args, bench_of(args, Path(drawn)))
     except (ValueError, OSError) as error:
         sys.exit(f"train_speed: {error}")
-    if args.json:
-        settings = to_json(config) | {"threads": torch.get_num_threads(), "seconds": args.seconds}
-        report = {
-            "machine": where,
-            "settings": settings,
-            "num_crops": len(bench.samples),
-            "cases": [asdict(one) for one in found],
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def time_all(args: argparse.Namespace, bench: Bench) -> None:
+    """Times every case, prints its line, and writes what is known so far: a run that is cut short keeps its figures."""
+    start.set_kernels(bench.config)
+    precisions = args.precision or ["fp32", "bf16", *(["fp16"] if bench.device.type == "cuda" else [])]
+    where, config = machine(), bench.config
+    print(f"{where['device']}, {where['cpus']} CPUs, {torch.get_num_threads()} threads, torch {where['torch']}")
+    shape = f"{config.height} x {config.width}, {config.ids_per_batch} x {config.crops_per_id}"
+    print(f"{config.backbone}, {shape} crops a batch, {config.workers} workers, {len(bench.samples):,} crops")
+    print(f"{'':<58}crops/s   slowest   fastest  batches")
+    settings = to_json(config) | {"threads": torch.get_num_threads(), "seconds": args.seconds, "rounds": args.rounds}
+    report: dict[str, Any] = {"machine": where, "settings": settings, "num_crops": len(bench.samples), "cases": []}
+    for work in cases(bench, precisions, with_compile=args.compile):
+        case = measure(work, seconds=args.seconds, rounds=args.rounds, device=bench.device)
+        print(line(case), flush=True)
+        report["cases"].append(asdict(case))
+        if args.json:
+            checkpoint.write_whole({args.json: lambda path: path.write_text(json.dumps(report, indent=2) + "\n")})
 
 
 def line(case: Case) -> str:

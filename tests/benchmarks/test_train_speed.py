@@ -9,7 +9,8 @@ import torch
 from benchmarks import train_speed
 
 CPU = torch.device("cpu")
-TINY = "--backbone resnet18 --height 64 --width 32 --ids-per-batch 2 --crops-per-id 2 --precision fp32 --workers 0 --seconds 0"
+TINY = "--backbone resnet18 --height 64 --width 32 --ids-per-batch 2 --crops-per-id 2"
+ONCE = f"{TINY} --precision fp32 --workers 0 --seconds 0 --rounds 1".split()
 
 
 def test_the_warm_up_does_not_count():
@@ -20,8 +21,8 @@ def test_the_warm_up_does_not_count():
             asked.append(number)
             yield number
 
-    found, num_batches = train_speed.rates(batches(), seconds=0.01, device=CPU)
-    assert len(found) == train_speed.ROUNDS
+    found, num_batches = train_speed.rates(batches(), seconds=0.01, rounds=3, device=CPU)
+    assert len(found) == 3
     assert num_batches == len(asked) - train_speed.WARM_UP
     assert min(found) > 0
 
@@ -31,13 +32,13 @@ def test_a_case_that_cannot_run_says_why():
         raise RuntimeError("out of memory")
 
     config = train_speed.strong_baseline()
-    case = train_speed.measure(train_speed.Work("network", train_speed.OURS, config, "-", make), seconds=1, device=CPU)
+    case = train_speed.measure(train_speed.Work("network", train_speed.OURS, config, "-", make), seconds=1, rounds=1, device=CPU)
     assert (case.error, case.crops_per_s) == ("out of memory", 0)
     assert train_speed.line(case) == "network, ours, fp32: out of memory"
 
 
 def test_every_stage_is_timed_in_both_forms(drawn, tmp_path, capsys):
-    train_speed.main([*TINY.split(), "--data", str(drawn), "--json", str(tmp_path / "speed.json")])
+    train_speed.main([*ONCE, "--data", str(drawn), "--json", str(tmp_path / "speed.json")])
     report = json.loads((tmp_path / "speed.json").read_text())
     assert [case["name"] for case in report["cases"]] == [
         "data, ours, device",
@@ -56,4 +57,4 @@ def test_every_stage_is_timed_in_both_forms(drawn, tmp_path, capsys):
 
 def test_data_that_cannot_train_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="train_speed: .*got no such folder"):
-        train_speed.main([*TINY.split(), "--data", str(tmp_path / "none")])
+        train_speed.main([*ONCE, "--data", str(tmp_path / "none")])
