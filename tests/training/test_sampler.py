@@ -77,6 +77,7 @@ def test_a_small_identity_shows_only_its_own_crops_and_any_of_them():
     shown = [[index for index in batch if labels[index] == 0] for seed in range(30) for batch in draw(labels, seed=seed)]
     assert {len(crops) for crops in shown} == {K_CROPS}
     assert {index for crops in shown for index in crops} == {0, 1, 2}
+    assert sum(len(set(crops)) for crops in shown) / len(shown) > 1.9  # 2.4 is expected of four draws with replacement
 
 
 def test_a_small_identity_is_filled_from_its_own_crops():
