@@ -47,9 +47,8 @@ class BNNeck(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> BNNeckOutput:
         f_t_BC = self.backbone(images_B3HW).float()
-        with torch.autocast(
-            images_B3HW.device.type, enabled=False
-        ):  # the head is cheap, and bf16 would round what losses compare
+        # The head is cheap, and bf16 would round what the losses compare.
+        with torch.autocast(images_B3HW.device.type, enabled=False):
             f_i_BC = self.neck(f_t_BC)
             return BNNeckOutput(f_t_BC, f_i_BC, self.classifier(f_i_BC))
 
