@@ -171,7 +171,8 @@ import json, sys, numpy as np, torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 with np.load(sys.argv[1]) as given:
     calculator = AccuracyCalculator(include=("mean_average_precision", "precision_at_1"), k=None, device=torch.device("cpu"))
-    print(json.dumps(calculator.get_accuracy(*(torch.from_numpy(given[name]) for name in ("query", "pids", "gallery", "others")))))
+    rows = [torch.from_numpy(given[name]) for name in ("query", "pids", "gallery", "others")]
+    print(json.dumps(calculator.get_accuracy(*rows)))
 """
 
 
