@@ -143,8 +143,13 @@ def check_readable(samples: Sequence[Sample], *, height: int, width: int) -> Non
     """Decodes the test lists once; raises ValueError naming files that cannot be read: figures of fewer crops would be others."""
     bad = decode_all(samples, height=height, width=width, keep=False)[1]
     if bad:
-        shown = "\n  ".join([*list(bad.values())[:5], *(["..."] if len(bad) > 5 else [])])
-        raise ValueError(f"test lists: got {len(bad)} unreadable files of {len(samples)}, wanted none:\n  {shown}")
+        first = first_of(list(bad.values()))
+        raise ValueError(f"test lists: got {len(bad)} unreadable files of {len(samples)}, wanted none:\n  {first}")
+
+
+def first_of(errors: Sequence[str]) -> str:
+    """Returns the first errors, a line each."""
+    return "\n  ".join([*errors[:5], *(["..."] if len(errors) > 5 else [])])
 
 
 def decode_all(samples: Sequence[Sample], *, height: int, width: int, keep: bool) -> tuple[np.ndarray | None, dict[int, str]]:
@@ -172,9 +177,10 @@ def report_unreadable(errors: Sequence[str], total: int) -> None:
     """Prints the first unreadable files; raises ValueError when they are more than MAX_UNREADABLE of `total`."""
     if not errors:
         return
-    shown = "\n  ".join([*errors[:5], *(["..."] if len(errors) > 5 else [])])
     if len(errors) > MAX_UNREADABLE * total:
         limit = int(MAX_UNREADABLE * total)
-        raise ValueError(f"training list: got {len(errors)} unreadable files of {total}, wanted at most {limit}:\n  {shown}")
+        raise ValueError(
+            f"training list: got {len(errors)} unreadable files of {total}, wanted at most {limit}:\n  {first_of(errors)}"
+        )
     if distributed.rank() == 0:
-        tqdm.write(f"left out {len(errors)} unreadable files of {total}:\n  {shown}", file=sys.stderr)
+        tqdm.write(f"left out {len(errors)} unreadable files of {total}:\n  {first_of(errors)}", file=sys.stderr)
