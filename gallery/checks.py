@@ -15,6 +15,7 @@ from gallery.times import to_microseconds
 
 MAX_NAME = 128  # characters of a pid or camid
 MAX_KEY = 256  # characters of a client_key or model_id
+MAX_BEST_OF = 100  # cosines of an identity that pool=best averages
 LENGTH_TOLERANCE = 1e-3  # of an embedding's length: half-precision rounding is below 3e-4
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -56,14 +57,16 @@ def check_entry(new: NewEntry, dim: int) -> None:
     check_embedding(new.embedding, dim)
 
 
-def check_search(k: int, group_by: str, pool: str) -> None:
+def check_search(k: int, group_by: str, pool: str, best_of: int) -> None:
     """Raises InvalidRequest unless these arguments of a search make sense."""
     if k < 1:
         raise InvalidRequest(f"got k {k}, wanted 1 or more")
     if group_by not in ("identity", "entry"):
         raise InvalidRequest(f"got group_by {group_by!r}, wanted 'identity' or 'entry'")
-    if pool not in ("max", "mean"):
-        raise InvalidRequest(f"got pool {pool!r}, wanted 'max' or 'mean'")
+    if pool not in ("max", "mean", "best"):
+        raise InvalidRequest(f"got pool {pool!r}, wanted 'max', 'mean' or 'best'")
+    if not 1 <= best_of <= MAX_BEST_OF:
+        raise InvalidRequest(f"got best_of {best_of}, wanted 1 to {MAX_BEST_OF}")
 
 
 def check_entry_id(entry_id: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -91,6 +92,7 @@ class Filter:
         exclude_camids: not these. An entry without a camid stays admitted.
         since, until: aware; since <= captured_at < until. An entry without captured_at matches no time range.
         exclude_entry_ids: not these, for instance the query's own entry.
+        attributes: only entries whose attributes hold every given name with that value, of the same JSON type.
     """
 
     pids: frozenset[str] = frozenset()
@@ -99,6 +101,7 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     exclude_entry_ids: frozenset[int] = frozenset()
+    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,40 @@ class Receipt:
     vectors: int
     crops: int
     answers: int
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """What a renaming made: the identity under its new pid, how many entries moved to it, and how many were dropped.
+
+    Dropped are entries whose content_hash stood under the new pid already.
+    """
+
+    identity: Identity
+    moved: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Expired:
+    """What a retention run erased: entries, identities that lost their last one, vectors, stored crops, answers."""
+
+    entries: int
+    identities: int
+    vectors: int
+    crops: int
+    answers: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot file: its size, the sha256 of the file, its entries, and when it was made (aware, UTC)."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    entries: int
+    created_at: datetime
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ GalleryError
     InvalidCursor       a cursor that no listing gave out
   EntryNotFound         no entry of that id
   IdentityNotFound      no identity of that pid
+  IdentityExists        a renaming onto a pid that stands, without merge
   DuplicateKey          the key stands already, for other content
   AnswerErased          the key's remembered answer went with an erased identity
   ModelMismatch         an embedding space meets another one
@@ -41,6 +42,10 @@ class EntryNotFound(GalleryError):
 
 class IdentityNotFound(GalleryError):
     """No identity of that pid."""
+
+
+class IdentityExists(GalleryError):
+    """The new pid stands already, and merging was not asked for."""
 
 
 class DuplicateKey(GalleryError):

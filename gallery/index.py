@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import faiss as faiss_module
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 faiss: Any = faiss_module  # its type stubs describe the C++ signatures, not the Python ones
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+IndexChoice = Literal["auto", "exact", "quantised"]
 
 
 class FlatIndex:
@@ -29,9 +30,9 @@ class FlatIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def add(self, entry_ids: Ids, embeddings: Floats) -> None:
-        """Adds embeddings float32 [n, D] under entry_ids int64 [n]."""
-        self._index.add_with_ids(np.ascontiguousarray(embeddings), entry_ids)
+    def add(self, entry_ids: Ids, embeddings: NDArray[np.float16] | Floats) -> None:
+        """Adds embeddings [n, D] under entry_ids int64 [n]."""
+        self._index.add_with_ids(np.ascontiguousarray(embeddings, np.float32), entry_ids)
 
     def remove(self, entry_ids: Ids) -> int:
         """Removes these ids, returns how many were there; the rest close up in order."""

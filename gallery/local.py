@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -17,11 +18,13 @@ from gallery.checks import check_embedding, check_entry, check_entry_id, check_s
 from gallery.database import Space
 from gallery.entry import Enrolled, Entry, Filter, Identity, NewEntry, Page, Receipt, Remember, SearchResult, Stats
 from gallery.errors import DimensionMismatch, GalleryClosed, StoreUnavailable, no_entry, no_identity
-from gallery.index import FlatIndex
+from gallery.index import IndexChoice
 from gallery.memory import GroupBy, Memory, Pool
 from gallery.store import Erased, Store
 
 EVERYTHING = Filter()
+
+Progress = Callable[[int, int], None]  # (entries read, entries in all)
 
 
 def utc_now() -> datetime:
@@ -36,16 +39,23 @@ class LocalGallery:
     or CorruptStore when the disk fails. A search waits for no disk, and sees an enrolment whole as soon as it returns.
     """
 
-    def __init__(self, store: Store, *, clock: Callable[[], datetime], make_index: Callable[[int], FlatIndex]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], datetime],
+        make_memory: Callable[[int], Memory],
+        progress: Progress | None = None,
+    ) -> None:
         """Takes over an open store; use open() or reopen()."""
         self._store = store
         self._clock = clock
-        self._make_index = make_index
+        self._make_memory = make_memory
         self._is_closed = False
         # Two locks, always taken in this order: one writer of the files, and short moments in memory.
         self._writing = threading.Lock()
         self._remembering = threading.Lock()
-        self._memory: Memory | None = self._load()  # None: out of step with the store, searches are refused
+        self._memory: Memory | None = self._load(progress)  # None: out of step with the store, searches are refused
         store.check_entries()
 
     @classmethod
@@ -55,8 +65,9 @@ class LocalGallery:
         *,
         space_id: str,
         dim: int,
+        index: IndexChoice = "auto",
+        progress: Progress | None = None,
         clock: Callable[[], datetime] = utc_now,
-        make_index: Callable[[int], FlatIndex] = FlatIndex,
     ) -> LocalGallery:
         """Opens the gallery in folder, making it when there is none; every entry is checked and indexed.
 
@@ -74,14 +85,21 @@ class LocalGallery:
                     f"got a model of dimension {dim}, the gallery in {folder} holds {store.space.dim}; "
                     "serve the model it was made with, or open a new folder and enroll the crops there again"
                 )
-            return cls(store, clock=clock, make_index=make_index)
+            return cls(store, clock=clock, make_memory=partial(Memory, index=index), progress=progress)
 
     @classmethod
-    def reopen(cls, folder: Path, *, clock: Callable[[], datetime] = utc_now) -> LocalGallery:
+    def reopen(
+        cls,
+        folder: Path,
+        *,
+        index: IndexChoice = "auto",
+        progress: Progress | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> LocalGallery:
         """Opens a gallery that exists, taking its space and dimension from its store; raises GalleryMissing."""
         store = Store.open(folder)
         with _closed_on_error(store):
-            return cls(store, clock=clock, make_index=FlatIndex)
+            return cls(store, clock=clock, make_memory=partial(Memory, index=index), progress=progress)
 
     @property
     def space_id(self) -> str:
@@ -137,6 +155,7 @@ class LocalGallery:
         where: Filter = EVERYTHING,
         group_by: GroupBy = "identity",
         pool: Pool = "max",
+        best_of: int = 3,
     ) -> SearchResult:
         """The k closest entries or identities that `where` admits, by falling cosine; k come back whenever k exist.
 
@@ -145,12 +164,12 @@ class LocalGallery:
         Raises: DimensionMismatch, NotUnitLength, InvalidRequest (k < 1, a naive time).
         """
         check_embedding(query, self.dim)
-        check_search(k, group_by, pool)
+        check_search(k, group_by, pool, best_of)
         with self._open_memory() as memory:
-            return memory.search(query, k=k, where=where, group_by=group_by, pool=pool)
+            return memory.search(query, k=k, where=where, group_by=group_by, pool=pool, best_of=best_of)
 
     def embedding(self, entry_id: int) -> NDArray[np.float32]:
-        """The entry's embedding, float32 [D], bit for bit as enrolled; raises EntryNotFound."""
+        """The entry's embedding, float32 [D], as stored, in half precision; raises EntryNotFound."""
         with self._open_memory() as memory:
             return memory.embedding(entry_id)
 
@@ -284,7 +303,7 @@ class LocalGallery:
                     return change(self._memory)
             except Exception:  # whatever it was, memory may be half changed, and the store is right
                 self._memory = None
-            self._memory = self._load()
+            self._memory = self._load(None)
 
     def _forget(self, erased: Erased) -> int:
         """Takes deleted entries out of memory, returns how many vectors went."""
@@ -293,11 +312,14 @@ class LocalGallery:
         assert self._memory is not None, "This is a bug: _follow returns in step or raises."
         return max(0, before - len(self._memory))
 
-    def _load(self) -> Memory:
+    def _load(self, progress: Progress | None) -> Memory:
         """Builds memory from the store, in bounded batches."""
-        memory = Memory(self.dim, self._make_index)
+        memory = self._make_memory(self.dim)
+        total = self._store.num_entries()
         for rows in self._store.rows():
             memory.add(rows)
+            if progress is not None:
+                progress(len(memory), total)
         return memory
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 from gallery.columns import NO_CAMID, NO_TIME, Columns
 from gallery.entry import Filter, Match, SearchResult
 from gallery.errors import no_entry
-from gallery.index import FlatIndex
+from gallery.index import FlatIndex, IndexChoice
 from gallery.ranking import closest_entries, closest_identities, closest_identities_by_mean
 from gallery.store import Rows
 from gallery.times import from_microseconds
 
 GroupBy = Literal["identity", "entry"]
-Pool = Literal["max", "mean"]
+Pool = Literal["max", "mean", "best"]
 
 
 class Memory:
     """Not thread-safe; derived from the store alone, so it can be thrown away and built again at any time."""
 
-    def __init__(self, dim: int, make_index: Callable[[int], FlatIndex]) -> None:
-        self.index = make_index(dim)
+    def __init__(self, dim: int, index: IndexChoice) -> None:
+        self.index = FlatIndex(dim)
         self.columns = Columns()
 
     def __len__(self) -> int:
         return len(self.columns)
 
     def add(self, rows: Rows) -> None:
-        """Adds entries whose ids are larger than any before; embeddings float32 [n, D]."""
+        """Adds entries whose ids are larger than any before; embeddings [n, D]."""
         if rows.entry_ids:
             self.index.add(np.array(rows.entry_ids, np.int64), rows.embeddings)
             self.columns.add(rows.entry_ids, rows.pids, rows.camids, rows.captured_us)
@@ -49,7 +49,9 @@ class Memory:
         embedding: NDArray[np.float32] = self.index.vectors(np.array([entry_id], np.int64))[0]
         return embedding
 
-    def search(self, query: NDArray[np.float32], *, k: int, where: Filter, group_by: GroupBy, pool: Pool) -> SearchResult:
+    def search(
+        self, query: NDArray[np.float32], *, k: int, where: Filter, group_by: GroupBy, pool: Pool, best_of: int
+    ) -> SearchResult:
         """See LocalGallery.search; the arguments are valid."""
         admitted = self.columns.admitted(where)
         by_identity = closest_identities if pool == "max" else closest_identities_by_mean

@@ -30,13 +30,14 @@ KEYS = "entry_id, pid, camid, captured_us, enrolled_us, attributes, model_id, cl
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Entries as the index needs them: n of each; embeddings float32 [n, D]."""
+    """Entries as the index needs them: n of each; attributes as stored JSON, embeddings float16 [n, D]."""
 
     entry_ids: list[int]
     pids: list[str]
     camids: list[str | None]
     captured_us: list[int | None]
-    embeddings: NDArray[np.float32]
+    attributes: list[str]
+    embeddings: NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,14 @@ class Store:
                     if (fault := row_fault(row, self.space.dim)) is not None:
                         raise CorruptStore(f"{fault}; restore a snapshot, or run python -m gallery verify to see all")
                 joined = b"".join(row[1] for row in batch)
-                embeddings = np.frombuffer(joined, "<f4").reshape(-1, self.space.dim)
+                embeddings = np.frombuffer(joined, "<f4").reshape(-1, self.space.dim).astype(np.float16)
                 columns = list(zip(*batch, strict=True))
-                yield Rows(list(columns[2]), list(columns[3]), list(columns[4]), list(columns[5]), embeddings)
+                yield Rows(list(columns[2]), list(columns[3]), list(columns[4]), list(columns[5]), list(columns[7]), embeddings)
+
+    def num_entries(self) -> int:
+        """How many entries there are."""
+        with self.database.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
 
     def check_entries(self) -> None:
         """Raises CorruptStore unless the pages of the entries are whole and every index on them is complete.
@@ -277,7 +283,8 @@ def _rows(fresh: Sequence[tuple[int, NewEntry]], dim: int) -> Rows:
         [new.pid for _, new in fresh],
         [new.camid for _, new in fresh],
         [None if new.captured_at is None else to_microseconds(new.captured_at) for _, new in fresh],
-        np.array([new.embedding for _, new in fresh], np.float32).reshape(-1, dim),
+        [json.dumps(dict(new.attributes)) for _, new in fresh],
+        np.array([new.embedding for _, new in fresh], np.float16).reshape(-1, dim),
     )
 
 

@@ -127,6 +127,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
     gallery.InvalidRequest: (422, "invalid_request"),
     gallery.EntryNotFound: (404, "entry_not_found"),
     gallery.IdentityNotFound: (404, "identity_not_found"),
+    gallery.IdentityExists: (409, "identity_exists"),
     gallery.DuplicateKey: (409, "duplicate_key"),
     gallery.AnswerErased: (410, "answer_erased"),
     gallery.ModelMismatch: (409, "model_mismatch"),
