@@ -7,7 +7,7 @@ RUN/resume.pt                optimisers, centers, raw weights: for --resume only
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,21 +57,52 @@ class Facts:
 
 
 def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
-    """Calls each writer on a temporary file beside its path, then renames one after the other.
+    """Calls each writer on a temporary file beside its path, then puts all of them in place, the last one last.
 
-    A write that fails leaves every old file; only a kill between two renames can mix them, which --resume notices.
+    A write that fails leaves every old file; a kill leaves all old files, or a set that `finish_write` puts in place.
     """
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
+    temporaries = {path: path.with_name(f".{path.name}.tmp") for path in writers}
     try:
         for path, write in writers.items():
             write(temporaries[path])
             with temporaries[path].open("rb") as file:
                 os.fsync(file.fileno())
         for path, temporary in temporaries.items():
-            temporary.replace(path)
-    finally:
-        for temporary in temporaries.values():
+            temporary.replace(ready(path))
+    except BaseException:
+        for path, temporary in temporaries.items():
             temporary.unlink(missing_ok=True)
+            ready(path).unlink(missing_ok=True)
+        raise
+    finish_write(list(writers))
+
+
+def ready(path: Path) -> Path:
+    """Returns the name of a file that is whole but not yet in place."""
+    return path.with_name(f".{path.name}.new")
+
+
+def finish_write(paths: Sequence[Path]) -> None:
+    """Puts files in place that a killed `write_whole` left ready, or drops them when they are not all there.
+
+    The last one is made ready last and put in place last: while it is ready, so were all.
+    """
+    is_whole = ready(paths[-1]).exists()
+    for path in paths:
+        if is_whole and ready(path).exists():
+            ready(path).replace(path)
+        ready(path).unlink(missing_ok=True)
+    folder = os.open(paths[0].parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the renames
+    finally:
+        os.close(folder)
+
+
+def finish_save(folder: Path) -> None:
+    """Finishes a `save` that was killed; for the process that trains in this folder alone."""
+    if folder.is_dir():
+        finish_write([folder / name for name in (RESUME, WEIGHTS, FACTS)])
 
 
 def save(folder: Path, model: nn.Module, facts: Facts, resume: dict[str, Any]) -> None:
@@ -153,7 +184,9 @@ def check_place(path: Path, place: Mapping[str, str], facts: Facts) -> None:
         f"epoch {one} and {more or 0} batches" for one, more in ((epoch, num_batches), (facts.epoch, facts.num_batches))
     )
     if got != wanted:
-        raise ValueError(f"{path}: got {got}, wanted {wanted}: the run was stopped while saving")
+        raise ValueError(
+            f"{path}: got {got}, wanted {wanted}: the files are of two saves; go on with --resume, or copy the run again"
+        )
 
 
 def load_facts(folder: Path) -> Facts:

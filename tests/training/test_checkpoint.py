@@ -9,7 +9,20 @@ import pytest
 import torch
 
 from training import checkpoint
-from training.checkpoint import FACTS, RESUME, VERSION_1, WEIGHTS, Facts, load, load_resume, save, save_facts, write_whole
+from training.checkpoint import (
+    FACTS,
+    RESUME,
+    VERSION_1,
+    WEIGHTS,
+    Facts,
+    finish_save,
+    load,
+    load_resume,
+    ready,
+    save,
+    save_facts,
+    write_whole,
+)
 from training.config import TrainConfig
 
 CONFIG = replace(TrainConfig(), backbone="resnet18", height=64, width=32, decay_epochs=(3, 9))
@@ -73,7 +86,7 @@ def test_the_resume_state_comes_back_as_it_was_saved(saved, facts):
 
 def test_weights_saved_at_another_place_than_their_facts_are_refused(copied):
     change_json(copied, num_batches=7)
-    with pytest.raises(ValueError, match="got epoch 3 and 0 batches, wanted epoch 3 and 7 batches: the run was stopped"):
+    with pytest.raises(ValueError, match="got epoch 3 and 0 batches, wanted epoch 3 and 7 batches: the files are of two saves"):
         load(copied)
 
 
@@ -110,6 +123,29 @@ def test_a_write_that_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path
     with pytest.raises(OSError, match="disk full"):
         write_whole({tmp_path / "other": lambda path: path.write_text("new"), tmp_path / "file": fail})
     assert contents(tmp_path) == {"file": b"old"}
+
+
+@pytest.mark.parametrize("renamed", range(4))
+def test_a_save_killed_between_its_renames_is_finished(copied, tiny, facts, renamed):
+    """What stands on disk once all three files are ready and the first so many are in place."""
+    before = contents(copied)
+    save(copied, tiny(), replace(facts, epoch=4), RESUMED)
+    after = contents(copied)
+    for name in (RESUME, WEIGHTS, FACTS)[renamed:]:
+        (copied / name).replace(ready(copied / name))
+        (copied / name).write_bytes(before[name])
+    finish_save(copied)
+    assert contents(copied) == after
+    assert load(copied)[1].epoch == 4
+
+
+@pytest.mark.parametrize("made_ready", range(3))
+def test_a_save_killed_before_all_its_files_were_ready_leaves_the_previous_checkpoint(copied, made_ready):
+    before = contents(copied)
+    for name in (RESUME, WEIGHTS, FACTS)[:made_ready]:
+        ready(copied / name).write_bytes(b"new")
+    finish_save(copied)
+    assert contents(copied) == before
 
 
 def test_a_reader_of_the_old_file_keeps_it_while_a_new_one_is_written(tmp_path):
@@ -178,9 +214,7 @@ def test_a_configuration_that_cannot_train_is_refused(copied):
 
 
 def test_the_resume_state_of_another_epoch_is_refused(saved, facts):
-    with pytest.raises(
-        ValueError, match="got epoch 3 and 0 batches, wanted epoch 4 and 0 batches: the run was stopped while saving"
-    ):
+    with pytest.raises(ValueError, match="got epoch 3 and 0 batches, wanted epoch 4 and 0 batches: the files are of two saves"):
         load_resume(saved, replace(facts, epoch=4))
 
 

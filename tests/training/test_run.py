@@ -104,10 +104,10 @@ def test_a_dataset_of_other_identities_is_refused_on_resume(one_epoch, flags, dr
     )
 
 
-def test_a_run_stopped_while_saving_is_refused_on_resume(one_epoch, resumed, flags, tmp_path):
+def test_files_of_two_saves_are_refused_on_resume(one_epoch, resumed, flags, tmp_path):
     mixed = shutil.copytree(one_epoch, tmp_path / "run")
     shutil.copy(resumed / RESUME, mixed / RESUME)
-    assert "got epoch 2 and 0 batches, wanted epoch 1 and 0 batches: the run was stopped while saving" in refusal_of(
+    assert "got epoch 2 and 0 batches, wanted epoch 1 and 0 batches: the files are of two saves" in refusal_of(
         flags(mixed, "--resume")
     )
 
