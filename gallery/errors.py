@@ -18,6 +18,8 @@ GalleryError
     GalleryMissing      there is no gallery in the folder
     GalleryLocked       another process has the folder open
     NewerSchema         written by a newer version of this package
+    CorruptArchive      a snapshot or an export that is damaged, or none at all
+    OutputExists        something stands where a new file or folder was to be made
   GalleryClosed         used after close()
 
 None knows a status code. Every message says what was got, what was wanted, and what to do.
@@ -94,6 +96,14 @@ class GalleryLocked(StoreError):
 
 class NewerSchema(StoreError):
     """The gallery was written by a newer version of this package."""
+
+
+class CorruptArchive(StoreError):
+    """A snapshot or an export is damaged, or none at all."""
+
+
+class OutputExists(StoreError):
+    """Something stands where a new file or folder was to be made."""
 
 
 class GalleryClosed(GalleryError):

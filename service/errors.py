@@ -137,6 +137,8 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
     gallery.CorruptStore: (500, "corrupt_store"),
     gallery.StoreFull: (507, "store_full"),
     gallery.StoreUnavailable: (503, "store_unavailable"),
+    gallery.CorruptArchive: (500, "corrupt_archive"),
+    gallery.OutputExists: (409, "output_exists"),
     gallery.GalleryClosed: (503, "gallery_closed"),
 }
 
