@@ -1,0 +1,120 @@
+"""Files and folders that are made aside and put in place whole, or not at all; and the manifests that describe them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gallery.database import disk_errors
+from gallery.errors import CorruptArchive, OutputExists
+
+Progress = Callable[[int, int], None]  # (done, in all)
+
+
+def quiet(done: int, total: int) -> None:
+    """The progress of what nobody watches."""
+
+
+@contextmanager
+def aside(target: Path, suffix: str) -> Iterator[Path]:
+    """A folder of the owner's alone beside target, to make target in; gone with all it holds when the block ends.
+
+    Folders of this suffix that dead processes left beside target are removed first; a live process holds a lock on its own.
+
+    Raises:
+        OutputExists: target stands already, or another process is making it.
+        StoreUnavailable, StoreFull: the disk fails, here or in the block.
+    """
+    with disk_errors(target):
+        refuse_existing(target)
+        for left in sorted(target.parent.glob(f"*{suffix}")):
+            if left.is_dir() and not left.is_symlink() and (held := _lock(left)) is not None:
+                _remove(left, held)
+        draft = target.with_name(target.name + suffix)
+        try:
+            draft.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise OutputExists(f"{draft} stands already; wait until the process that makes it is done") from error
+        held = _lock(draft)
+        assert held is not None, "This is a bug: nobody else locks a folder that was made a moment ago."
+        try:
+            yield draft
+        finally:
+            _remove(draft, held)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises OutputExists when something stands at target, even a broken link."""
+    if os.path.lexists(target):
+        raise OutputExists(f"{target} exists already, wanted a new name; nothing is ever overwritten: give another one")
+
+
+def put(made: Path, target: Path) -> None:
+    """Renames a synced file or folder to where nothing stands, durably; raises OutputExists."""
+    refuse_existing(target)
+    made.rename(target)
+    sync(target.parent)
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file to write to, its owner's alone."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until a folder and the files in it are on the disk."""
+    for path in folder.iterdir():
+        sync(path)
+    sync(folder)
+
+
+def parse_object(raw: bytes, fields: Mapping[str, type | tuple[type, ...]], where: str) -> dict[str, Any]:
+    """The JSON object in raw, with exactly these fields of these types; raises CorruptArchive naming where."""
+    try:
+        parsed = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CorruptArchive(f"{where}: got what is no JSON ({error}), wanted an object; use an undamaged copy") from error
+    if not isinstance(parsed, dict) or parsed.keys() != fields.keys():
+        got = sorted(parsed) if isinstance(parsed, dict) else type(parsed).__name__
+        raise CorruptArchive(f"{where}: got {got}, wanted an object of {sorted(fields)}; use an undamaged copy")
+    for name, kinds in fields.items():
+        if not isinstance(parsed[name], kinds) or isinstance(parsed[name], bool):
+            raise CorruptArchive(f"{where}: got {name} {parsed[name]!r:.80}, wanted {_shown(kinds)}; use an undamaged copy")
+    return parsed
+
+
+def _shown(kinds: type | tuple[type, ...]) -> str:
+    return " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock on the folder that ends with the process, None when another one holds it."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
+
+
+def _remove(folder: Path, held: int) -> None:
+    try:
+        shutil.rmtree(folder)
+    finally:
+        os.close(held)
