@@ -11,7 +11,7 @@ import fcntl
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -21,63 +21,18 @@ from gallery.errors import (
     GalleryLocked,
     GalleryMissing,
     InvalidRequest,
-    NewerSchema,
     StoreError,
     StoreFull,
     StoreUnavailable,
 )
+from gallery.schema import APPLICATION_ID, FIRST_SCHEMA, TABLES, migrate
 
 FILE = "gallery.sqlite"
 DRAFT = "gallery.sqlite.new"
 LOG = "gallery.sqlite-wal"
 LOCK = "lock"
 
-APPLICATION_ID = 0x52654944  # "ReID": tells a gallery from any other SQLite file
-FIRST_SCHEMA = 1
-
-# The embedding stands last, so that reading the columns before it does not touch its pages.
-SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE entries (
-    entry_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    pid TEXT NOT NULL,
-    camid TEXT,
-    captured_us INTEGER,
-    enrolled_us INTEGER NOT NULL,
-    attributes TEXT NOT NULL,
-    model_id TEXT NOT NULL,
-    client_key TEXT UNIQUE,
-    content_hash TEXT,
-    crc INTEGER NOT NULL,
-    embedding BLOB NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX entries_content ON entries (pid, content_hash) WHERE content_hash IS NOT NULL;
-CREATE INDEX entries_identity ON entries (pid, camid, captured_us);
-CREATE INDEX entries_camera ON entries (camid);
-CREATE TABLE crops (
-    entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
-    crc INTEGER NOT NULL,
-    jpeg BLOB NOT NULL
-) STRICT;
-CREATE TABLE answers (
-    key_hash BLOB PRIMARY KEY,
-    fingerprint_hash BLOB NOT NULL,
-    answer BLOB
-) STRICT, WITHOUT ROWID;
-CREATE TABLE answer_entries (
-    key_hash BLOB NOT NULL REFERENCES answers,
-    place INTEGER NOT NULL,
-    entry_id INTEGER NOT NULL,
-    pid TEXT NOT NULL,
-    duplicate INTEGER NOT NULL,
-    PRIMARY KEY (key_hash, place)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX answer_entries_identity ON answer_entries (pid);
-"""
-
-# MIGRATIONS[i] brings schema FIRST_SCHEMA + i to the next one. Append only; every released schema keeps a golden file.
-Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: tuple[Migration, ...] = ()
+CHECKPOINT_PAGES = 4000  # 16 MB of log before it is written into the file; SQLite's own 1000 writes half as much again
 
 
 class Space(NamedTuple):
@@ -178,25 +133,6 @@ class Database:
             os.close(self._lock)
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Brings the schema up to date, each step with its version number in one transaction; raises NewerSchema."""
-    newest = FIRST_SCHEMA + len(migrations)
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > newest:
-        raise NewerSchema(f"the gallery has schema {version}, this version reads up to {newest}; install a newer version")
-    if version < FIRST_SCHEMA:
-        raise CorruptStore(f"the gallery has schema {version}, wanted {FIRST_SCHEMA} to {newest}; restore a snapshot")
-    for step in range(version, newest):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            migrations[step - FIRST_SCHEMA](connection)
-            connection.execute(f"PRAGMA user_version = {step + 1}")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-
-
 def _take_lock(folder: Path) -> int:
     """An exclusive lock on the folder, held until the descriptor is closed or the process ends."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -219,7 +155,7 @@ def _make(folder: Path, space: Space) -> None:
     draft.unlink(missing_ok=True)
     with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")  # an unfinished draft is thrown away whole
-        connection.executescript(SCHEMA)
+        connection.executescript(TABLES)
         rows = [("space_id", space.space_id), ("dim", str(space.dim))]
         connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -238,6 +174,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # no reader from outside can hold a checkpoint back
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA temp_store = MEMORY")  # no temporary file holds what may have to be erased

@@ -21,11 +21,10 @@ from gallery import answers
 from gallery.database import Database, Space
 from gallery.entry import Enrolled, NewEntry, Remember
 from gallery.errors import CorruptStore, DuplicateKey, no_entry, no_identity
+from gallery.schema import KEYS, MARK_ERASING, is_sound_row, row_crc
 from gallery.times import to_microseconds
 
-BATCH = 2048  # entries read at a time: 16 MB of embeddings at D = 2048
-
-KEYS = "entry_id, pid, camid, captured_us, enrolled_us, attributes, model_id, client_key, content_hash"
+BATCH = 2048  # entries read at a time: 8 MB of embeddings at D = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +151,7 @@ class Store:
                     if (fault := row_fault(row, self.space.dim)) is not None:
                         raise CorruptStore(f"{fault}; restore a snapshot, or run python -m gallery verify to see all")
                 joined = b"".join(row[1] for row in batch)
-                embeddings = np.frombuffer(joined, "<f4").reshape(-1, self.space.dim).astype(np.float16)
+                embeddings = np.frombuffer(joined, "<f2").reshape(-1, self.space.dim)
                 columns = list(zip(*batch, strict=True))
                 yield Rows(list(columns[2]), list(columns[3]), list(columns[4]), list(columns[5]), list(columns[7]), embeddings)
 
@@ -192,22 +191,13 @@ class Store:
         self.database.close()
 
 
-def row_crc(keys: Sequence[object], embedding: bytes) -> int:
-    """CRC32 over the columns of KEYS, as ASCII JSON, and then the embedding's bytes."""
-    return zlib.crc32(embedding, zlib.crc32(json.dumps(keys).encode("ascii")))
-
-
 def row_fault(row: Sequence[Any], dim: int) -> str | None:
     """What is wrong with a row of (crc, embedding, *KEYS), None when it is sound."""
-    crc, embedding, *keys = row
-    try:
-        is_sound = row_crc(keys, embedding) == crc
-    except TypeError:  # damage can give a column another type
-        is_sound = False
-    if not is_sound:
-        return f"entry {keys[0]} fails its checksum"
-    if len(embedding) != 4 * dim:
-        return f"entry {keys[0]} has {len(embedding)} bytes of embedding, wanted {4 * dim}"
+    _, embedding, entry_id, *_ = row
+    if not is_sound_row(row):
+        return f"entry {entry_id} fails its checksum"
+    if len(embedding) != 2 * dim:
+        return f"entry {entry_id} has {len(embedding)} bytes of embedding, wanted {2 * dim}"
     return None
 
 
@@ -273,7 +263,7 @@ def _erase(connection: sqlite3.Connection, pid: str) -> Erased:
     crops = "SELECT count(*) FROM crops JOIN entries USING (entry_id) WHERE pid = ?"
     num_crops = connection.execute(crops, (pid,)).fetchone()[0]
     connection.execute("DELETE FROM entries WHERE pid = ?", (pid,))
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('erasing', '')")
+    connection.execute(MARK_ERASING)
     return Erased(entry_ids, num_crops, answers.erase(connection, pid))
 
 
@@ -289,4 +279,4 @@ def _rows(fresh: Sequence[tuple[int, NewEntry]], dim: int) -> Rows:
 
 
 def _vector_bytes(new: NewEntry) -> bytes:
-    return new.embedding.astype("<f4", copy=False).tobytes()
+    return new.embedding.astype("<f2").tobytes()

@@ -1,4 +1,4 @@
-"""Makes tests/golden/gallery_v1.sqlite: python -m tests.gallery.make_golden
+"""Makes tests/golden/gallery_v2.sqlite: python -m tests.gallery.make_golden
 
 The file is never made again for a schema that has been released; a new schema gets a new file.
 """
@@ -39,7 +39,7 @@ def main() -> None:
             erased = Remember("erased", "print", lambda enrolled: b"gone")
             gallery.enroll([gone], space_id="space-golden", remember=erased)
             gallery.delete_identity("gone")
-        shutil.copy(folder / "gallery.sqlite", Path(__file__).parents[1] / "golden" / "gallery_v1.sqlite")
+        shutil.copy(folder / "gallery.sqlite", Path(__file__).parents[1] / "golden" / "gallery_v2.sqlite")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def folder_bytes(folder):
 def traces(entries, content):
     """What of these entries is in the content: a pid, a key, a hash, or a piece of a vector or a crop."""
     texts = {text.encode() for entry in entries for text in (entry.pid, entry.client_key, entry.content_hash)}
-    vectors = {entry.embedding.tobytes()[:16] for entry in entries}
+    vectors = {entry.embedding.astype("<f2").tobytes()[:16] for entry in entries}
     crops = {entry.crop_jpeg[:8] for entry in entries if entry.crop_jpeg is not None}
     return [trace for trace in texts | vectors | crops if trace in content]
 

@@ -1,9 +1,11 @@
 import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pytest
 
+from gallery.database import Space
 from gallery.entry import Stats
 from gallery.errors import (
     CorruptStore,
@@ -16,49 +18,63 @@ from gallery.errors import (
     NotUnitLength,
     StoreUnavailable,
 )
-from gallery.index import FlatIndex
-from gallery.local import LocalGallery
+from gallery.local import LocalGallery, utc_now
+from gallery.memory import Memory
+from gallery.store import Store
 
 HASH = "0123456789abcdef" * 4
 
 
-class FailingIndex:
-    """A FlatIndex that fails in the calls counted by `failures`, over all indexes made from the same list."""
+def halved(embedding):
+    """The embedding as the store keeps it, float32 again."""
+    return embedding.astype(np.float16).astype(np.float32)
+
+
+class FailingMemory(Memory):
+    """A memory that fails, half changed, in the calls counted by `failures`, over all made from the same list."""
 
     def __init__(self, dim, failures):
-        self._index = FlatIndex(dim)
-        self._failures = failures
+        super().__init__(dim, "exact")
+        self.failures = failures
 
-    def __getattr__(self, name):
-        if name in ("add", "remove") and self._failures.pop(0):
-            raise MemoryError(f"no room to {name}")
-        return getattr(self._index, name)
+    def add(self, rows):
+        super().add(rows)
+        if self.failures.pop(0):
+            raise MemoryError("no room to add")
 
-    def __len__(self):
-        return len(self._index)
-
-
-def failing(reopen, *failures):
-    calls = list(failures)
-    return reopen(make_index=lambda dim: FailingIndex(dim, calls))
+    def remove(self, entry_ids):
+        super().remove(entry_ids)
+        if self.failures.pop(0):
+            raise MemoryError("no room to remove")
 
 
-def test_embeddings_come_back_bit_for_bit(gallery, enroll, new, reopen):
+@pytest.fixture
+def failing(tmp_path):
+    """Opens the test's gallery with a memory that fails as given, call by call."""
+
+    def make(*failures):
+        store = Store.open(tmp_path / "gallery", create=Space("space-1", 8))
+        return LocalGallery(store, clock=utc_now, make_memory=partial(FailingMemory, failures=list(failures)))
+
+    return make
+
+
+def test_embeddings_come_back_in_half_precision(gallery, enroll, new, reopen):
     entries = [new() for _ in range(20)]
     ids = enroll(*entries)
     for entry_id, entry in zip(ids, entries, strict=True):
-        assert gallery.embedding(entry_id).tobytes() == entry.embedding.tobytes()
+        assert gallery.embedding(entry_id).tobytes() == halved(entry.embedding).tobytes()
     gallery.close()
     with reopen() as opened:
         for entry_id, entry in zip(ids, entries, strict=True):
-            assert opened.embedding(entry_id).tobytes() == entry.embedding.tobytes()
+            assert opened.embedding(entry_id).tobytes() == halved(entry.embedding).tobytes()
 
 
 def test_returned_embedding_is_the_callers_own(gallery, enroll, new):
     entry = new()
     enroll(entry)
     gallery.embedding(1)[:] = 0
-    assert np.array_equal(gallery.embedding(1), entry.embedding)
+    assert np.array_equal(gallery.embedding(1), halved(entry.embedding))
 
 
 def test_crop_comes_back_and_goes_with_its_entry(gallery, enroll, new):
@@ -176,7 +192,7 @@ def test_stats_count_what_is_there(gallery, enroll, new):
     enroll(new(camid="north"), new(camid="south"), new("bob", camid="north"), new("cyd"))
     gallery.delete_identity("cyd")
     stats = gallery.stats()
-    assert stats == Stats(3, 2, 2, stats.bytes, "flat", "space-1", 1, 8)
+    assert stats == Stats(3, 2, 2, stats.bytes, stats.index_type, "space-1", 2, 8)
     assert stats.bytes > 0
 
 
@@ -188,9 +204,9 @@ def test_closed_gallery_says_so(gallery, unit):
             ask()
 
 
-def test_index_that_fails_after_the_commit_is_rebuilt(reopen, new):
+def test_index_that_fails_after_the_commit_is_rebuilt(failing, new):
     entry = new()
-    with failing(reopen, True, False, True, False) as gallery:
+    with failing(True, False, True, False) as gallery:
         gallery.enroll([entry], space_id="space-1")  # the add fails, the rebuild does not
         assert gallery.search(entry.embedding, k=1).matches[0].entry_id == 1
         assert gallery.faults() == []
@@ -199,9 +215,9 @@ def test_index_that_fails_after_the_commit_is_rebuilt(reopen, new):
         assert gallery.search(entry.embedding, k=1).matches == ()
 
 
-def test_index_that_cannot_be_rebuilt_refuses_to_search(reopen, new):
+def test_index_that_cannot_be_rebuilt_refuses_to_search(failing, new):
     entry = new()
-    with failing(reopen, True, True, False) as gallery:
+    with failing(True, True, False) as gallery:
         with pytest.raises(MemoryError):
             gallery.enroll([entry], space_id="space-1")
         with pytest.raises(StoreUnavailable, match="open the gallery again"):
@@ -212,8 +228,8 @@ def test_index_that_cannot_be_rebuilt_refuses_to_search(reopen, new):
         assert gallery.search(entry.embedding, k=2).identities == 2
 
 
-def test_deletion_brings_a_failed_index_back_in_step(reopen, new):
-    with failing(reopen, True, True, False) as gallery:
+def test_deletion_brings_a_failed_index_back_in_step(failing, new):
+    with failing(True, True, False) as gallery:
         with pytest.raises(MemoryError):
             gallery.enroll([new("ann"), new("bob")], space_id="space-1")
         gallery.delete_identity("ann")
