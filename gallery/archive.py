@@ -17,7 +17,7 @@ from typing import BinaryIO
 from gallery.database import FILE, disk_errors
 from gallery.entry import Snapshot
 from gallery.errors import CorruptArchive, CorruptStore
-from gallery.files import Progress, aside, create, parse_object, put, quiet, sync_folder
+from gallery.files import Fields, Progress, aside, create, parse_object, put, quiet, sync_folder
 from gallery.store import Store
 
 FORMAT = 1
@@ -43,9 +43,9 @@ class Manifest:
     sha256: str
 
 
-FIELDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("format", "schema", "dim", "entries", "bytes"), int),
-    **dict.fromkeys(("space_id", "created_at", "sha256"), str),
+FIELDS: Fields = {
+    **dict.fromkeys(("format", "schema", "dim", "entries", "bytes"), (int,)),
+    **dict.fromkeys(("space_id", "created_at", "sha256"), (str,)),
 }
 
 

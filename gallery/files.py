@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO
 
 from gallery.database import disk_errors
 from gallery.errors import CorruptArchive, OutputExists
 
 Progress = Callable[[int, int], None]  # (done, in all)
+Fields = Mapping[str, tuple[type, ...]]  # of a JSON object, each with the types it may have
 
 
 def quiet(done: int, total: int) -> None:
@@ -83,23 +85,24 @@ def sync_folder(folder: Path) -> None:
     sync(folder)
 
 
-def parse_object(raw: bytes, fields: Mapping[str, type | tuple[type, ...]], where: str) -> dict[str, Any]:
-    """The JSON object in raw, with exactly these fields of these types; raises CorruptArchive naming where."""
+def parse_object(raw: bytes, fields: Fields, where: str) -> dict[str, Any]:
+    """The JSON object in raw, checked by check_object(); raises CorruptArchive naming where."""
     try:
-        parsed = json.loads(raw)
+        return check_object(json.loads(raw), fields, where)
     except (ValueError, RecursionError) as error:
         raise CorruptArchive(f"{where}: got what is no JSON ({error}), wanted an object; use an undamaged copy") from error
+
+
+def check_object(parsed: object, fields: Fields, where: str) -> dict[str, Any]:
+    """The same object, which has exactly these fields of these types; raises CorruptArchive naming where."""
     if not isinstance(parsed, dict) or parsed.keys() != fields.keys():
         got = sorted(parsed) if isinstance(parsed, dict) else type(parsed).__name__
         raise CorruptArchive(f"{where}: got {got}, wanted an object of {sorted(fields)}; use an undamaged copy")
     for name, kinds in fields.items():
         if not isinstance(parsed[name], kinds) or isinstance(parsed[name], bool):
-            raise CorruptArchive(f"{where}: got {name} {parsed[name]!r:.80}, wanted {_shown(kinds)}; use an undamaged copy")
+            wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise CorruptArchive(f"{where}: got {name} {parsed[name]!r:.80}, wanted {wanted}; use an undamaged copy")
     return parsed
-
-
-def _shown(kinds: type | tuple[type, ...]) -> str:
-    return " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
 
 
 def _lock(folder: Path) -> int | None:
