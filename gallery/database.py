@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from gallery.schema import APPLICATION_ID, FIRST_SCHEMA, TABLES, migrate
 FILE = "gallery.sqlite"
 DRAFT = "gallery.sqlite.new"
 LOG = "gallery.sqlite-wal"
+REEMBEDDING = "reembedding"  # a folder of the gallery being made with another model: reembed.py
 LOCK = "lock"
 
 CHECKPOINT_PAGES = 4000  # 16 MB of log before it is written into the file; SQLite's own 1000 writes half as much again
@@ -96,6 +98,20 @@ class Database:
                     self.connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part of a transaction, undone alone when its block raises, as long as SQLite keeps the transaction."""
+        with disk_errors(self.folder):
+            self.connection.execute("SAVEPOINT part")
+            try:
+                yield
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK TO part")
+                    self.connection.execute("RELEASE part")
+                raise
+            self.connection.execute("RELEASE part")
+
     def compact(self) -> None:
         """Rewrites the file from its rows alone, so that nothing deleted is left anywhere in the folder.
 
@@ -106,14 +122,26 @@ class Database:
         draft = self.folder / DRAFT
         with disk_errors(self.folder):
             draft.unlink(missing_ok=True)
+            self.drop_reembedding()
             draft.touch(mode=0o600)  # SQLite fills an empty file; nobody may read it before it has the old one's mode
             self.connection.execute("VACUUM INTO ?", (str(draft),))
+        self.replace(draft)
+
+    def replace(self, draft: Path) -> None:
+        """Puts another gallery's file, which nobody has open, in the place of this one, durably, and goes on with that."""
+        with disk_errors(self.folder):
             draft.chmod(stat.S_IMODE((self.folder / FILE).stat().st_mode))
             self._close_connection()  # drops the log, which must never meet the new file
             try:
                 _put_in_place(draft, self.folder / FILE)
             finally:
                 self.connection = _connect(self.folder / FILE)
+
+    def drop_reembedding(self) -> None:
+        """Removes half a copy of this gallery, which a stopped re-embedding left; no change makes it good again."""
+        with disk_errors(self.folder):
+            if (self.folder / REEMBEDDING).exists():
+                shutil.rmtree(self.folder / REEMBEDDING)
 
     def bytes(self) -> int:
         """The size of the gallery's files."""
