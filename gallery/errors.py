@@ -20,6 +20,7 @@ GalleryError
     NewerSchema         written by a newer version of this package
     CorruptArchive      a snapshot or an export that is damaged, or none at all
     OutputExists        something stands where a new file or folder was to be made
+    CannotReembed       entries without a crop that another model could embed
   GalleryClosed         used after close()
 
 None knows a status code. Every message says what was got, what was wanted, and what to do.
@@ -106,6 +107,10 @@ class OutputExists(StoreError):
     """Something stands where a new file or folder was to be made."""
 
 
+class CannotReembed(StoreError):
+    """Entries have no crop that another model could embed."""
+
+
 class GalleryClosed(GalleryError):
     """The gallery was used after close()."""
 
@@ -118,3 +123,8 @@ def no_entry(entry_id: int) -> EntryNotFound:
 def no_identity(pid: str) -> IdentityNotFound:
     """The error for a pid that nothing bears."""
     return IdentityNotFound(f"got pid {pid!r}, which no entry bears; list the identities to see which there are")
+
+
+def gallery_closed() -> GalleryClosed:
+    """The error for a call after close()."""
+    return GalleryClosed("the gallery is closed; open it again")
