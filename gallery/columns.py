@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gallery.attributes import Attributes
 from gallery.entry import Filter
+from gallery.store import Rows
 from gallery.times import to_microseconds
 
 Ids = NDArray[np.int64]
@@ -18,29 +20,41 @@ NO_CAMID = -1
 NO_TIME = np.iinfo(np.int64).min
 NO_ID = 2**63  # no entry_id reaches it
 MIN_CAPACITY = 1024  # rows; doubled when full
+EVERYTHING = Filter()
 
 
 class Codes:
-    """Small integers for strings, both ways; a forgotten code is given out again."""
+    """Small integers for strings, both ways, and how often each is in use; one out of use is forgotten and given again."""
 
     def __init__(self) -> None:
         self._code_of: dict[str, int] = {}
         self._name_of: list[str] = []
         self._free: list[int] = []
+        self._counts = np.zeros(MIN_CAPACITY, np.int64)
 
     def __len__(self) -> int:
         return len(self._code_of)
 
-    def code(self, name: str) -> int:
-        """The name's code, new when the name is."""
-        if name not in self._code_of:
-            if self._free:
-                self._code_of[name] = self._free.pop()
-                self._name_of[self._code_of[name]] = name
-            else:
-                self._code_of[name] = len(self._name_of)
-                self._name_of.append(name)
-        return self._code_of[name]
+    @property
+    def counts(self) -> Ids:
+        """How often each code is in use, int64 [codes]."""
+        return self._counts[: len(self._name_of)]
+
+    def take(self, names: Iterable[str]) -> Ids:
+        """One use more of each name's code, new when the name is; int64 [n]."""
+        codes = np.array([self._code(name) for name in names], np.int64)
+        while len(self._name_of) > len(self._counts):
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        np.add.at(self._counts, codes, 1)
+        return codes
+
+    def release(self, codes: Ids) -> None:
+        """One use less of each; names out of use are dropped."""
+        np.subtract.at(self._counts, codes, 1)
+        for code in np.unique(codes[self._counts[codes] == 0]):
+            del self._code_of[self._name_of[code]]
+            self._name_of[code] = ""
+            self._free.append(int(code))
 
     def known(self, names: Iterable[str]) -> list[int]:
         """The codes of those names that have one."""
@@ -50,15 +64,19 @@ class Codes:
         """The name behind a code that is in use."""
         return self._name_of[code]
 
-    def forget(self, code: int) -> None:
-        """Frees a code in use and drops its name."""
-        del self._code_of[self._name_of[code]]
-        self._name_of[code] = ""
-        self._free.append(code)
+    def _code(self, name: str) -> int:
+        if name not in self._code_of:
+            if self._free:
+                self._code_of[name] = self._free.pop()
+                self._name_of[self._code_of[name]] = name
+            else:
+                self._code_of[name] = len(self._name_of)
+                self._name_of.append(name)
+        return self._code_of[name]
 
 
 class Columns:
-    """entry_id, pid code, camid code and captured_at of every entry, by rising entry_id.
+    """entry_id, pid code, camid code and captured_at of every entry, by rising entry_id, and all attributes.
 
     A position is an entry's place in these columns, and in an index to which entries were added in the same order.
     """
@@ -66,6 +84,7 @@ class Columns:
     def __init__(self) -> None:
         self.pids = Codes()
         self.camids = Codes()
+        self._attributes = Attributes()
         self._num = 0
         self._rows = np.empty((4, MIN_CAPACITY), np.int64)
 
@@ -96,22 +115,18 @@ class Columns:
         """int64 [n], microseconds since 1970 in UTC, NO_TIME where unknown."""
         return self._rows[3, : self._num]
 
-    def add(
-        self,
-        entry_ids: Sequence[int],
-        pids: Sequence[str],
-        camids: Sequence[str | None],
-        captured_us: Sequence[int | None],
-    ) -> None:
+    def add(self, rows: Rows) -> None:
         """Appends entries whose ids are larger than any before."""
-        num = self._num + len(entry_ids)
+        num = self._num + len(rows.entry_ids)
         while num > self._rows.shape[1]:
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)], axis=1)
         added = self._rows[:, self._num : num]
-        added[0] = entry_ids
-        added[1] = [self.pids.code(pid) for pid in pids]
-        added[2] = [NO_CAMID if camid is None else self.camids.code(camid) for camid in camids]
-        added[3] = [NO_TIME if time is None else time for time in captured_us]
+        added[0] = rows.entry_ids
+        added[1] = self.pids.take(rows.pids)
+        added[2] = NO_CAMID
+        added[2, [camid is not None for camid in rows.camids]] = self.camids.take(c for c in rows.camids if c is not None)
+        added[3] = [NO_TIME if time is None else time for time in rows.captured_us]
+        self._attributes.add(rows.entry_ids, rows.attributes)
         self._num = num
 
     def remove(self, entry_ids: Ids) -> None:
@@ -121,17 +136,25 @@ class Columns:
         kept = self._rows[:, : self._num][:, ~gone]
         self._num = kept.shape[1]
         self._rows[:, : self._num] = kept
-        for codes, row in ((self.pids, 1), (self.camids, 2)):
-            for code in np.setdiff1d(removed[row], kept[row]):
-                if code != NO_CAMID:
-                    codes.forget(int(code))
+        self.pids.release(removed[1])
+        self.camids.release(removed[2][removed[2] != NO_CAMID])
+        self._attributes.remove(entry_ids)
+
+    def rename(self, entry_ids: Ids, pid: str) -> None:
+        """Gives these entries, which are there, another pid."""
+        positions = self.positions(entry_ids)
+        old = self.pid_codes[positions]
+        self.pid_codes[positions] = self.pids.take([pid] * len(positions))
+        self.pids.release(old)
 
     def positions(self, entry_ids: Ids) -> Ids:
         """The positions of ids that are all there."""
         return np.searchsorted(self.entry_ids, entry_ids)
 
-    def admitted(self, where: Filter) -> Ids:
-        """The positions that the filter admits, rising."""
+    def admitted(self, where: Filter) -> Ids | None:
+        """The positions that the filter admits, rising; None for all of them. Raises InvalidRequest."""
+        if where == EVERYTHING:
+            return None
         mask = np.ones(self._num, np.bool_)
         if where.pids:
             mask &= np.isin(self.pid_codes, self.pids.known(where.pids))
@@ -142,8 +165,29 @@ class Columns:
         if where.exclude_entry_ids:
             excluded = [entry_id for entry_id in where.exclude_entry_ids if entry_id in self]
             mask[self.positions(np.array(excluded, np.int64))] = False
+        if where.attributes:
+            bearing = np.zeros(self._num, np.bool_)
+            bearing[self.positions(self._attributes.bearing(where.attributes))] = True
+            mask &= bearing
         mask &= _in_range(self.captured_us, where.since, where.until)
         return np.flatnonzero(mask)
+
+    def counts(self, admitted: Ids | None) -> Ids:
+        """How many admitted entries each pid code has, int64 [codes]."""
+        return self.pids.counts if admitted is None else np.bincount(self.pid_codes[admitted], minlength=len(self.pids.counts))
+
+    def equals(self, other: Columns) -> bool:
+        """Whether both hold the same entries."""
+        return (
+            np.array_equal(self._rows[[0, 3], : self._num], other._rows[[0, 3], : other._num])
+            and self._names() == other._names()
+            and self._attributes.equals(other._attributes)
+        )
+
+    def _names(self) -> list[tuple[str, str | None]]:
+        pids, camids = self.pids.name, self.camids.name
+        codes = zip(self.pid_codes.tolist(), self.camid_codes.tolist(), strict=True)
+        return [(pids(pid), None if camid == NO_CAMID else camids(camid)) for pid, camid in codes]
 
 
 def _in_range(captured_us: Ids, since: datetime | None, until: datetime | None) -> Mask | np.bool_:

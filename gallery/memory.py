@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from gallery.columns import NO_CAMID, NO_TIME, Columns
 from gallery.entry import Filter, Match, SearchResult
 from gallery.errors import no_entry
-from gallery.index import FlatIndex, IndexChoice
-from gallery.ranking import closest_entries, closest_identities, closest_identities_by_mean
+from gallery.index import Index, IndexChoice
+from gallery.ranking import closest_entries, closest_identities
 from gallery.store import Rows
 from gallery.times import from_microseconds
 
@@ -21,10 +21,10 @@ Pool = Literal["max", "mean", "best"]
 
 
 class Memory:
-    """Not thread-safe; derived from the store alone, so it can be thrown away and built again at any time."""
+    """Searches may run at once; a change needs it for itself. Derived from the store alone, so it can be built again."""
 
     def __init__(self, dim: int, index: IndexChoice) -> None:
-        self.index = FlatIndex(dim)
+        self.index = Index(dim, index)
         self.columns = Columns()
 
     def __len__(self) -> int:
@@ -33,49 +33,70 @@ class Memory:
     def add(self, rows: Rows) -> None:
         """Adds entries whose ids are larger than any before; embeddings [n, D]."""
         if rows.entry_ids:
-            self.index.add(np.array(rows.entry_ids, np.int64), rows.embeddings)
-            self.columns.add(rows.entry_ids, rows.pids, rows.camids, rows.captured_us)
+            self.index.add(rows.embeddings)
+            self.columns.add(rows)
 
     def remove(self, entry_ids: list[int]) -> None:
         """Removes entries that are there."""
         gone = np.array(entry_ids, np.int64)
-        self.index.remove(gone)
+        self.index.remove(self.columns.positions(gone))
         self.columns.remove(gone)
 
+    def rename(self, entry_ids: list[int], pid: str) -> None:
+        """Gives entries that are there another pid."""
+        self.columns.rename(np.array(entry_ids, np.int64), pid)
+
     def embedding(self, entry_id: int) -> NDArray[np.float32]:
-        """The entry's embedding, float32 [D]; raises EntryNotFound."""
+        """The entry's embedding as stored, in half precision, float32 [D]; raises EntryNotFound."""
         if entry_id not in self.columns:
             raise no_entry(entry_id)
-        embedding: NDArray[np.float32] = self.index.vectors(np.array([entry_id], np.int64))[0]
+        position = int(self.columns.positions(np.array([entry_id], np.int64))[0])
+        embedding: NDArray[np.float32] = self.index.rows()[position].astype(np.float32)
         return embedding
 
     def search(
         self, query: NDArray[np.float32], *, k: int, where: Filter, group_by: GroupBy, pool: Pool, best_of: int
     ) -> SearchResult:
         """See LocalGallery.search; the arguments are valid."""
-        admitted = self.columns.admitted(where)
-        by_identity = closest_identities if pool == "max" else closest_identities_by_mean
-        closest = closest_entries if group_by == "entry" else by_identity
-        positions, cosines = closest(self.index, self.columns, query, k=k, admitted=admitted)
-        counts = np.bincount(self.columns.pid_codes[admitted])
+        index, columns = self.index, self.columns
+        admitted = columns.admitted(where)
+        counts = columns.counts(admitted)
+        if group_by == "entry":
+            positions, cosines = closest_entries(index, query, k=k, admitted=admitted)
+        else:
+            pooled = {"max": 1, "best": best_of, "mean": None}[pool]
+            positions, cosines = closest_identities(index, columns, query, k=k, best_of=pooled, admitted=admitted)
         matches = [
             self._match(int(position), float(cosine), None if group_by == "entry" else counts)
             for position, cosine in zip(positions, cosines, strict=True)
         ]
-        return SearchResult(tuple(matches), len(admitted), int(np.count_nonzero(counts)))
+        return SearchResult(tuple(matches), int(counts.sum()), int(np.count_nonzero(counts)))
 
     def faults(self, stored: Iterable[Rows]) -> list[str]:
-        """Where index, columns and the store's rows differ; empty when they agree bit for bit."""
+        """Where index, columns, attributes and the store's rows differ; empty when they agree bit for bit."""
         found: list[str] = []
-        entry_ids: list[int] = []
+        expected = Columns()
         for rows in stored:
-            entry_ids += rows.entry_ids
-            for entry_id, embedding in zip(rows.entry_ids, rows.embeddings, strict=True):
-                if entry_id not in self.columns or not np.array_equal(self.embedding(entry_id), embedding):
-                    found.append(f"entry {entry_id} differs between the index and the store")
-        if not np.array_equal(self.index.ids(), entry_ids) or not np.array_equal(self.columns.entry_ids, entry_ids):
-            found.append(f"the index holds {len(self.index)} entries, the store {len(entry_ids)}")
+            expected.add(rows)
+            entry_ids = np.array(rows.entry_ids, np.int64)
+            found += [
+                f"entry {entry_id} differs between the index and the store" for entry_id in self._differing(rows, entry_ids)
+            ]
+        if len(self.index) != len(expected) or not np.array_equal(self.columns.entry_ids, expected.entry_ids):
+            found.append(f"the index holds {len(self.index)} entries, the store {len(expected)}")
+        elif not self.columns.equals(expected):
+            found.append("the pids, camids, times or attributes in memory differ from the store's")
         return found
+
+    def _differing(self, rows: Rows, entry_ids: NDArray[np.int64]) -> list[int]:
+        """The ids of rows that are not held as stored."""
+        positions = self.columns.positions(entry_ids)
+        is_held = positions < min(len(self.index), len(self))
+        is_held[is_held] = self.columns.entry_ids[positions[is_held]] == entry_ids[is_held]
+        differs = ~is_held
+        differs[is_held] = self.index.differing(positions[is_held], rows.embeddings[is_held])
+        different: list[int] = entry_ids[differs].tolist()
+        return different
 
     def _match(self, position: int, cosine: float, counts: NDArray[np.int64] | None) -> Match:
         columns = self.columns

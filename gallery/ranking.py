@@ -5,85 +5,86 @@ A position is an entry's place in Columns and in the index; positions rise with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gallery.columns import Columns
-from gallery.index import FlatIndex
+from gallery.index import Index
 
 Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
 Cosines = NDArray[np.float32] | NDArray[np.float64]
 
 GROWTH = 4  # a shortlist that proved too short is searched again, this many times longer
 PER_IDENTITY = 4  # entries of one identity expected ahead of the next one: the first shortlist's length per match
 
 
-def closest_entries(
-    index: FlatIndex, columns: Columns, query: NDArray[np.float32], *, k: int, admitted: Ids
-) -> tuple[Ids, Cosines]:
+class Seen(NamedTuple):
+    """The identities of a shortlist: n of each, by their closest entry."""
+
+    positions: Ids  # of the closest entry
+    scores: NDArray[np.float64]  # pooled, as high as they may be where the shortlist does not hold all that counts
+    is_whole: NDArray[np.bool_]  # where it does
+
+
+def closest_entries(index: Index, query: Floats, *, k: int, admitted: Ids | None) -> tuple[Ids, Cosines]:
     """Positions and cosines of the k closest admitted entries; equal cosines by entry_id."""
-
-    def is_settled(positions: Ids, cosines: Cosines) -> bool:
-        # The last one is strictly farther than the k-th, so no entry left outside can tie with the k-th.
-        return bool(cosines[-1] < cosines[k - 1])
-
-    positions, cosines = _shortlist(index, columns, query, admitted, k + 1, is_settled)
-    return positions[:k], cosines[:k]
-
-
-def closest_identities(
-    index: FlatIndex, columns: Columns, query: NDArray[np.float32], *, k: int, admitted: Ids
-) -> tuple[Ids, Cosines]:
-    """Positions and cosines of the closest admitted entry of each of the k closest identities; equal cosines by pid."""
-
-    def is_settled(positions: Ids, cosines: Cosines) -> bool:
-        firsts = _firsts(columns.pid_codes[positions])
-        return len(firsts) >= k and bool(cosines[-1] < cosines[firsts[k - 1]])
-
-    positions, cosines = _shortlist(index, columns, query, admitted, PER_IDENTITY * k + 1, is_settled)
-    firsts = _firsts(columns.pid_codes[positions])
-    return _first_k_by_pid(columns, positions[firsts], cosines[firsts], k)
-
-
-def closest_identities_by_mean(
-    index: FlatIndex, columns: Columns, query: NDArray[np.float32], *, k: int, admitted: Ids
-) -> tuple[Ids, Cosines]:
-    """Position of the closest admitted entry and mean cosine over all admitted ones, for the k highest means."""
-    cosines = index.cosines(query)[admitted]
-    order = np.lexsort((admitted, -cosines))
-    codes = columns.pid_codes[admitted]
-    firsts = order[_firsts(codes[order])]
-    sums = np.bincount(codes, weights=cosines)
-    means = sums[codes[firsts]] / np.bincount(codes)[codes[firsts]]
-    return _first_k_by_pid(columns, admitted[firsts], means, k)
-
-
-def _shortlist(
-    index: FlatIndex,
-    columns: Columns,
-    query: NDArray[np.float32],
-    admitted: Ids,
-    size: int,
-    is_settled: Callable[[Ids, Cosines], bool],
-) -> tuple[Ids, Cosines]:
-    """Searches ever longer shortlists until one settles the answer or holds every admitted entry."""
-    only = None if len(admitted) == len(columns) else columns.entry_ids[admitted]
+    num, size = _num(index, admitted), k + 1
     while True:
-        size = min(size, len(admitted))
-        ids, cosines = index.search(query, size, only=only) if size else (np.empty(0, np.int64), np.empty(0, np.float32))
-        positions = columns.positions(ids)
-        order = np.lexsort((positions, -cosines))
-        positions, cosines = positions[order], cosines[order]
-        if size == len(admitted) or is_settled(positions, cosines):
-            return positions, cosines
+        positions, cosines = index.search(query, min(size, num), only=admitted)
+        # When the last one is strictly farther than the k-th, no entry left outside can tie with the k-th.
+        if len(positions) == num or cosines[-1] < cosines[k - 1]:
+            return positions[:k], cosines[:k]
         size *= GROWTH
 
 
-def _firsts(codes: Ids) -> Ids:
-    """Where each code is first seen, rising."""
-    return np.sort(np.unique(codes, return_index=True)[1])
+def closest_identities(
+    index: Index, columns: Columns, query: Floats, *, k: int, best_of: int | None, admitted: Ids | None
+) -> tuple[Ids, Cosines]:
+    """Position of the closest admitted entry and pooled cosine of the k closest identities; equal ones by pid.
+
+    An identity's pooled cosine is the mean of its `best_of` highest (1: the highest), of all when it has fewer or
+    best_of is None. A shortlist of the closest entries settles it as soon as no identity can still come in from behind:
+    what it does not show of an identity is not above its last cosine. None needs every cosine: two exact scans' time.
+    """
+    num, counts = _num(index, admitted), columns.counts(admitted)
+    wanted = counts if best_of is None else np.minimum(counts, best_of)
+    size = num if best_of is None else PER_IDENTITY * k + 1
+    while True:
+        positions, cosines = index.search(query, min(size, num), only=admitted)
+        seen = _seen(columns, positions, cosines, wanted)
+        if len(positions) == num or _is_settled(seen, k, float(cosines[-1])):
+            return _first_k_by_pid(columns, seen.positions, seen.scores, k)
+        size *= GROWTH
+
+
+def _num(index: Index, admitted: Ids | None) -> int:
+    return len(index) if admitted is None else len(admitted)
+
+
+def _seen(columns: Columns, positions: Ids, cosines: Floats, wanted: Ids) -> Seen:
+    """Pools a shortlist, cosines falling, by identity; wanted: how many cosines of each pid code count."""
+    codes, firsts, places, nums = np.unique(
+        columns.pid_codes[positions], return_index=True, return_inverse=True, return_counts=True
+    )
+    by_identity = np.argsort(places, kind="stable")
+    rank = np.empty_like(places)
+    rank[by_identity] = np.arange(len(places)) - np.repeat(np.cumsum(nums) - nums, nums)
+    counted = rank < wanted[codes][places]
+    missing = np.maximum(0, wanted[codes] - nums)
+    lowest = float(cosines[-1]) if len(cosines) else 0.0
+    sums = np.bincount(places[counted], weights=cosines[counted], minlength=len(codes))
+    return Seen(positions[firsts], (sums + missing * lowest) / wanted[codes], missing == 0)
+
+
+def _is_settled(seen: Seen, k: int, lowest: float) -> bool:
+    """Whether the k highest are known: whole, above all unseen ones and above every one that is not whole."""
+    if len(seen.scores) < k:
+        return False
+    kth = np.partition(seen.scores, -k)[-k]
+    return bool(kth > lowest) and bool(seen.is_whole[seen.scores >= kth].all())
 
 
 def _first_k_by_pid(columns: Columns, positions: Ids, cosines: Cosines, k: int) -> tuple[Ids, Cosines]:
