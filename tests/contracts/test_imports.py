@@ -28,7 +28,9 @@ MAY_IMPORT = {
 # What single files may import on top of that.
 ALSO = {
     "training/plots.py": {"matplotlib"},
-    "training/evaluate.py": {"onnxruntime"},  # inside a function only: see below
+    # Inside a function only, see below:
+    "training/evaluate.py": {"onnxruntime"},
+    "gallery/commands.py": {"service.embedder", "service.crops", "service.errors"},  # python -m gallery reembed runs a model
     "service/client.py": {"httpx"},
 }
 
@@ -119,10 +121,20 @@ def test_the_reader_of_imports_sees_every_form(tmp_path, source, name, is_at_top
     assert list(imports_of(tmp_path / "module.py")) == [Import(name, is_at_top)]
 
 
-def test_importing_the_service_loads_no_training():
-    ask = "import sys, service.app; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+def loaded_by(module: str) -> set[str]:
+    """The top-level packages that a fresh process has loaded once it has imported a module."""
+    ask = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_importing_the_service_loads_no_training():
+    loaded = loaded_by("service.app")
     assert {"service", "gallery", "fastapi"} <= loaded
     assert loaded & {"torch", "torchvision", "training", "exporter", "matplotlib", "onnx"} == set()
+
+
+def test_importing_the_gallerys_commands_loads_no_service():
+    loaded = loaded_by("gallery.commands")
+    assert loaded & {"gallery", "service", "onnxruntime", "PIL"} == {"gallery"}
