@@ -1,5 +1,7 @@
 """Remembered answers: what a request with an Idempotency-Key was told, kept in the transaction that made it true.
 
+Of an answer's entries the places from 0 up say what was enrolled. A place below 0 keeps, once an identity was renamed,
+the pid that the answer's text still holds: an erasure of either pid takes the answer.
 Key and fingerprint are stored as sha256 only, so that neither can carry a pid past its erasure. An answer is kept until
 an identity it names is erased; then the key alone stays, spent.
 """
@@ -31,7 +33,7 @@ def recall(connection: sqlite3.Connection, key: str, fingerprint: str) -> bytes 
 def enrolled_under(connection: sqlite3.Connection, key: str) -> list[Enrolled]:
     """What the request with this key enrolled, in its order."""
     found = connection.execute(
-        "SELECT entry_id, pid, duplicate FROM answer_entries WHERE key_hash = ? ORDER BY place", (_hash(key),)
+        "SELECT entry_id, pid, duplicate FROM answer_entries WHERE key_hash = ? AND place >= 0 ORDER BY place", (_hash(key),)
     )
     return [Enrolled(entry_id, pid, bool(duplicate)) for entry_id, pid, duplicate in found]
 
@@ -54,6 +56,16 @@ def erase(connection: sqlite3.Connection, pid: str) -> int:
         connection.execute("UPDATE answers SET answer = NULL WHERE key_hash = ?", (key_hash,))
         connection.execute("DELETE FROM answer_entries WHERE key_hash = ?", (key_hash,))
     return len(naming)
+
+
+def rename(connection: sqlite3.Connection, pid: str, new_pid: str) -> None:
+    """Lets every answer that names the pid follow it to the new one."""
+    connection.execute(
+        "INSERT OR IGNORE INTO answer_entries "  # IGNORE: an earlier renaming has kept what the text holds
+        "SELECT key_hash, -1 - place, entry_id, pid, duplicate FROM answer_entries WHERE pid = ? AND place >= 0",
+        (pid,),
+    )
+    connection.execute("UPDATE answer_entries SET pid = ? WHERE pid = ? AND place >= 0", (new_pid, pid))
 
 
 def _hash(text: str) -> bytes:

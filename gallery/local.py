@@ -13,18 +13,34 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery import listing
-from gallery.checks import check_embedding, check_entry, check_entry_id, check_search, check_space
+from gallery import archive, listing
+from gallery.changes import Enrolment
+from gallery.checks import MAX_NAME, check_embedding, check_entry, check_entry_id, check_search, check_space, check_text
+from gallery.commits import GroupCommit
 from gallery.database import Space
-from gallery.entry import Enrolled, Entry, Filter, Identity, NewEntry, Page, Receipt, Remember, SearchResult, Stats
-from gallery.errors import DimensionMismatch, GalleryClosed, StoreUnavailable, no_entry, no_identity
+from gallery.entry import (
+    Enrolled,
+    Entry,
+    Expired,
+    Filter,
+    Identity,
+    NewEntry,
+    Page,
+    Receipt,
+    Remember,
+    Renamed,
+    SearchResult,
+    Snapshot,
+    Stats,
+)
+from gallery.errors import DimensionMismatch, InvalidRequest, gallery_closed, no_entry, no_identity
+from gallery.files import Progress, quiet
 from gallery.index import IndexChoice
 from gallery.memory import GroupBy, Memory, Pool
-from gallery.store import Erased, Store
+from gallery.mirror import Mirror
+from gallery.store import Store
 
 EVERYTHING = Filter()
-
-Progress = Callable[[int, int], None]  # (entries read, entries in all)
 
 
 def utc_now() -> datetime:
@@ -36,7 +52,8 @@ class LocalGallery:
     """A gallery in one folder of this machine: synchronous, thread-safe, one process at a time.
 
     Every method may be called from any thread. It raises GalleryClosed after close(), and StoreFull, StoreUnavailable
-    or CorruptStore when the disk fails. A search waits for no disk, and sees an enrolment whole as soon as it returns.
+    or CorruptStore when the disk fails. Searches run side by side and wait for no disk; each sees whole commits only, and
+    every enrolment that has returned.
     """
 
     def __init__(
@@ -50,12 +67,11 @@ class LocalGallery:
         """Takes over an open store; use open() or reopen()."""
         self._store = store
         self._clock = clock
-        self._make_memory = make_memory
         self._is_closed = False
-        # Two locks, always taken in this order: one writer of the files, and short moments in memory.
-        self._writing = threading.Lock()
-        self._remembering = threading.Lock()
-        self._memory: Memory | None = self._load(progress)  # None: out of step with the store, searches are refused
+        # The order of locks: first the files, which one uses at a time, then a turn in memory.
+        self._using_store = threading.Lock()
+        self._enrolments = GroupCommit(self._commit)
+        self._mirror = Mirror(store, make_memory, progress or quiet)
         store.check_entries()
 
     @classmethod
@@ -114,10 +130,10 @@ class LocalGallery:
     @property
     def is_ready(self) -> bool:
         """Whether it is open and can be searched; waits for nothing, so a change under way may go unseen."""
-        return not self._is_closed and self._memory is not None
+        return not self._is_closed and self._mirror.is_in_step
 
     def enroll(self, entries: Sequence[NewEntry], *, space_id: str, remember: Remember | None = None) -> list[Enrolled]:
-        """Enrolls all entries in one durable transaction, or none; answers in the order given.
+        """Enrolls all entries durably, or none; answers in the order given. Calls at the same time share an fsync.
 
         An entry whose content_hash stands under its pid, or whose client_key stands with the same pid and content (the
         same embedding or content_hash), is not enrolled again, nor is its client_key taken down: its Enrolled names the
@@ -132,10 +148,7 @@ class LocalGallery:
         check_space(space_id, self.space_id)
         for new in entries:
             check_entry(new, self.dim)
-        with self._open_store() as store:
-            enrolled, rows = store.insert(entries, now=self._clock(), remember=remember)
-            self._follow(lambda memory: memory.add(rows))
-        return enrolled
+        return self._enrolments.run(Enrolment(entries, remember))
 
     def recall(self, key: str, fingerprint: str) -> bytes | None:
         """The answer remembered under an Idempotency-Key, or None when the key is new.
@@ -165,12 +178,12 @@ class LocalGallery:
         """
         check_embedding(query, self.dim)
         check_search(k, group_by, pool, best_of)
-        with self._open_memory() as memory:
+        with self._mirror.reading() as memory:
             return memory.search(query, k=k, where=where, group_by=group_by, pool=pool, best_of=best_of)
 
     def embedding(self, entry_id: int) -> NDArray[np.float32]:
         """The entry's embedding, float32 [D], as stored, in half precision; raises EntryNotFound."""
-        with self._open_memory() as memory:
+        with self._mirror.reading() as memory:
             return memory.embedding(entry_id)
 
     def entry(self, entry_id: int) -> Entry:
@@ -225,7 +238,7 @@ class LocalGallery:
         """
         check_entry_id(entry_id)
         with self._open_store() as store:
-            self._forget(store.delete_entry(entry_id))
+            self._mirror.remove(store.delete_entry(entry_id).entry_ids)
             store.finish_erasure()
 
     def delete_identity(self, pid: str) -> Receipt:
@@ -238,13 +251,51 @@ class LocalGallery:
         """
         with self._open_store() as store:
             erased = store.delete_identity(pid)
-            num_vectors = self._forget(erased)
+            num_vectors = self._mirror.remove(erased.entry_ids)
             store.finish_erasure()
         return Receipt(pid, len(erased.entry_ids), num_vectors, erased.crops, erased.answers)
 
+    def rename(self, pid: str, new_pid: str, *, merge: bool = False) -> Renamed:
+        """Gives an identity another pid, durably; with `merge`, onto one that stands, which makes one identity of both.
+
+        In a merge, entries whose content_hash stands under new_pid are dropped with their vectors, crops and client_keys.
+        Remembered answers follow: an erasure of new_pid takes them, and with them the last of the old pid, which they
+        still hold. A renaming is no erasure: until then the files may keep the old pid in bytes no longer used.
+
+        Raises: IdentityNotFound; IdentityExists: new_pid stands and merge is False; InvalidRequest: new_pid is pid, or no
+            pid at all.
+        """
+        check_text("pid", new_pid, MAX_NAME)
+        if pid == new_pid:
+            raise InvalidRequest(f"got the new pid {new_pid!r}, which the identity bears already; give another one")
+        with self._open_store() as store:
+            moved = store.rename(pid, new_pid, merge=merge)
+            self._mirror.rename(moved, new_pid)
+            with store.database.reading() as connection:
+                identity = listing.identity(connection, new_pid)
+        assert identity is not None, "This is a bug: what was moved has entries."
+        return Renamed(identity, len(moved.entry_ids), len(moved.dropped))
+
+    def expire(self, before: datetime) -> Expired:
+        """Erases every entry captured before that time, or enrolled before it where captured_at is unknown.
+
+        What is erased leaves no byte in any file, as after delete_identity; answers go with identities that lose their
+        last entry. Raises InvalidRequest for a naive time.
+        """
+        with self._open_store() as store:
+            erased = store.expire(before)
+            num_vectors = self._mirror.remove(erased.entry_ids)
+            store.finish_erasure()
+        return Expired(len(erased.entry_ids), erased.identities, num_vectors, erased.crops, erased.answers)
+
+    def snapshot(self, path: Path) -> Snapshot:
+        """Writes one file that holds the whole gallery as it stands; searches go on, changes wait. See archive.snapshot."""
+        with self._open_store() as store:
+            return archive.snapshot(store, path)
+
     def stats(self) -> Stats:
         """The gallery in numbers."""
-        with self._open_store() as store, self._open_memory() as memory:
+        with self._open_store() as store, self._mirror.reading() as memory:
             return Stats(
                 entries=len(memory),
                 identities=len(memory.columns.pids),
@@ -261,16 +312,16 @@ class LocalGallery:
 
         Reads every byte and keeps everyone else waiting meanwhile.
         """
-        with self._open_store() as store, self._open_memory() as memory:
+        with self._open_store() as store, self._mirror.reading() as memory:
             found = list(store.faults())
             return found or memory.faults(store.rows())
 
     def close(self) -> None:
         """Closes the files and frees the folder; harmless when repeated."""
-        with self._writing, self._remembering:
+        with self._using_store:
             if not self._is_closed:
                 self._is_closed = True
-                self._memory = None
+                self._mirror.close()
                 self._store.close()
 
     def __enter__(self) -> LocalGallery:
@@ -281,46 +332,17 @@ class LocalGallery:
 
     @contextmanager
     def _open_store(self) -> Iterator[Store]:
-        with self._writing:
+        with self._using_store:
             if self._is_closed:
-                raise GalleryClosed("the gallery is closed; open it again")
+                raise gallery_closed()
             yield self._store
 
-    @contextmanager
-    def _open_memory(self) -> Iterator[Memory]:
-        with self._remembering:
-            if self._is_closed:
-                raise GalleryClosed("the gallery is closed; open it again")
-            if self._memory is None:
-                raise StoreUnavailable("the index could not be rebuilt from the store; open the gallery again")
-            yield self._memory
-
-    def _follow(self, change: Callable[[Memory], None]) -> None:
-        """Brings memory in step with a commit: by the change, or from the store when that fails."""
-        with self._remembering:
-            try:
-                if self._memory is not None:
-                    return change(self._memory)
-            except Exception:  # whatever it was, memory may be half changed, and the store is right
-                self._memory = None
-            self._memory = self._load(None)
-
-    def _forget(self, erased: Erased) -> int:
-        """Takes deleted entries out of memory, returns how many vectors went."""
-        before = 0 if self._memory is None else len(self._memory)
-        self._follow(lambda memory: memory.remove(erased.entry_ids))
-        assert self._memory is not None, "This is a bug: _follow returns in step or raises."
-        return max(0, before - len(self._memory))
-
-    def _load(self, progress: Progress | None) -> Memory:
-        """Builds memory from the store, in bounded batches."""
-        memory = self._make_memory(self.dim)
-        total = self._store.num_entries()
-        for rows in self._store.rows():
-            memory.add(rows)
-            if progress is not None:
-                progress(len(memory), total)
-        return memory
+    def _commit(self, calls: list[Enrolment]) -> list[list[Enrolled] | Exception]:
+        """Enrolls a group of calls in one transaction, and brings memory in step in the order of the ids."""
+        with self._open_store() as store:
+            outcomes, rows = store.insert_all(calls, now=self._clock())
+            self._mirror.add(rows)
+        return outcomes
 
 
 @contextmanager

@@ -5,8 +5,6 @@ Every entry carries a CRC32 over all its columns and its embedding, every crop o
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery import answers
+from gallery import answers, changes
+from gallery.changes import Enrolment, Erased, Fresh, Moved
 from gallery.database import Database, Space
 from gallery.entry import Enrolled, NewEntry, Remember
-from gallery.errors import CorruptStore, DuplicateKey, no_entry, no_identity
-from gallery.schema import KEYS, MARK_ERASING, is_sound_row, row_crc
+from gallery.errors import CorruptStore, no_entry
+from gallery.schema import KEYS, is_sound_row
 from gallery.times import to_microseconds
 
 BATCH = 2048  # entries read at a time: 8 MB of embeddings at D = 2048
@@ -37,15 +36,6 @@ class Rows:
     captured_us: list[int | None]
     attributes: list[str]
     embeddings: NDArray[np.float16]
-
-
-@dataclass(frozen=True)
-class Erased:
-    """What a deletion took out of the store."""
-
-    entry_ids: list[int]
-    crops: int
-    answers: int
 
 
 class Store:
@@ -76,22 +66,31 @@ class Store:
 
         The entries are valid: LocalGallery has checked them.
         """
+        (outcome,), rows = self.insert_all([Enrolment(entries, remember)], now=now)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome, rows
+
+    def insert_all(self, calls: Sequence[Enrolment], *, now: datetime) -> tuple[list[list[Enrolled] | Exception], Rows]:
+        """Enrolls the calls in one transaction, each wholly or not at all; returns each one's outcome and all new rows.
+
+        Raises what kept the whole transaction from being committed.
+        """
+        outcomes: list[list[Enrolled] | Exception] = []
+        fresh: list[Fresh] = []
         with self.database.transaction() as connection:
-            if remember is not None and answers.recall(connection, remember.key, remember.fingerprint) is not None:
-                return answers.enrolled_under(connection, remember.key), _rows([], self.space.dim)
-            enrolled: list[Enrolled] = []
-            fresh: list[tuple[int, NewEntry]] = []
-            next_id = _last_id(connection) + 1
-            for new in entries:
-                standing = _standing(connection, new)
-                if standing is None:
-                    _insert(connection, next_id, new, now)
-                    fresh.append((next_id, new))
-                    next_id += 1
-                enrolled.append(Enrolled(fresh[-1][0] if standing is None else standing, new.pid, standing is not None))
-            if remember is not None:
-                answers.write(connection, remember, enrolled)
-        return enrolled, _rows(fresh, self.space.dim)
+            for call in calls:
+                try:
+                    with self.database.savepoint():
+                        enrolled, rows = changes.insert(connection, call, now)
+                except Exception as error:
+                    if not connection.in_transaction:
+                        raise
+                    outcomes.append(error)
+                else:
+                    outcomes.append(enrolled)
+                    fresh += rows
+        return outcomes, _rows(fresh, self.space.dim)
 
     def recall(self, key: str, fingerprint: str) -> bytes | None:
         """The answer remembered under the key, None for a new one; raises DuplicateKey or AnswerErased."""
@@ -115,20 +114,25 @@ class Store:
     def delete_entry(self, entry_id: int) -> Erased:
         """Deletes one entry; as its identity's last one, the identity as delete_identity does. Raises EntryNotFound."""
         with self.database.transaction() as connection:
-            found = connection.execute("SELECT pid FROM entries WHERE entry_id = ?", (entry_id,)).fetchone()
-            if found is None:
-                raise no_entry(entry_id)
-            others = "SELECT 1 FROM entries WHERE pid = ? AND entry_id != ?"
-            if connection.execute(others, (found[0], entry_id)).fetchone() is None:
-                return _erase(connection, found[0])
-            crops = connection.execute("SELECT count(*) FROM crops WHERE entry_id = ?", (entry_id,)).fetchone()[0]
-            connection.execute("DELETE FROM entries WHERE entry_id = ?", (entry_id,))
-            return Erased([entry_id], crops, 0)
+            return changes.delete_entry(connection, entry_id)
 
     def delete_identity(self, pid: str) -> Erased:
         """Deletes an identity's entries, crops and remembered answers; then call finish_erasure()."""
         with self.database.transaction() as connection:
-            return _erase(connection, pid)
+            return changes.delete_identity(connection, pid)
+
+    def expire(self, before: datetime) -> Erased:
+        """Deletes the entries that are older, and what delete_identity does of identities that lose their last one.
+
+        Then call finish_erasure().
+        """
+        with self.database.transaction() as connection:
+            return changes.expire(connection, to_microseconds(before))
+
+    def rename(self, pid: str, new_pid: str, *, merge: bool) -> Moved:
+        """Renames or merges; raises IdentityNotFound, IdentityExists, CorruptStore."""
+        with self.database.transaction() as connection:
+            return changes.rename(connection, pid, new_pid, merge=merge)
 
     def finish_erasure(self) -> None:
         """Removes the last bytes of erased identities from the files, when any are left.
@@ -205,78 +209,13 @@ def _is_sound_crop(crc: object, jpeg: object) -> bool:
     return isinstance(jpeg, bytes) and zlib.crc32(jpeg) == crc
 
 
-def _last_id(connection: sqlite3.Connection) -> int:
-    """The largest id ever given out, 0 before the first; deleted ones count."""
-    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
-    return 0 if found is None else int(found[0])
-
-
-def _standing(connection: sqlite3.Connection, new: NewEntry) -> int | None:
-    """The id of the entry that this one repeats, None when it is new; raises DuplicateKey."""
-    if new.client_key is not None:
-        found = connection.execute(
-            "SELECT entry_id, pid, embedding, content_hash FROM entries WHERE client_key = ?", (new.client_key,)
-        ).fetchone()
-        if found is not None:
-            entry_id, pid, embedding, content_hash = found
-            is_same_crop = new.content_hash is not None and new.content_hash == content_hash
-            if pid == new.pid and (is_same_crop or embedding == _vector_bytes(new)):
-                return int(entry_id)
-            raise DuplicateKey(
-                f"client_key {new.client_key!r} stands for entry {entry_id} with other content; "
-                "use a new key for a new entry, or delete that one first"
-            )
-    found = connection.execute(
-        "SELECT entry_id FROM entries WHERE pid = ? AND content_hash = ?", (new.pid, new.content_hash)
-    ).fetchone()
-    return None if found is None else int(found[0])
-
-
-def _insert(connection: sqlite3.Connection, entry_id: int, new: NewEntry, now: datetime) -> None:
-    keys = (
-        entry_id,
-        new.pid,
-        new.camid,
-        None if new.captured_at is None else to_microseconds(new.captured_at),
-        to_microseconds(now),
-        json.dumps(dict(new.attributes)),
-        new.model_id,
-        new.client_key,
-        new.content_hash,
-    )
-    embedding = _vector_bytes(new)
-    connection.execute(
-        f"INSERT INTO entries ({KEYS}, crc, embedding) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*keys, row_crc(keys, embedding), embedding),
-    )
-    if new.crop_jpeg is not None:
-        crop = (entry_id, zlib.crc32(new.crop_jpeg), new.crop_jpeg)
-        connection.execute("INSERT INTO crops VALUES (?, ?, ?)", crop)
-
-
-def _erase(connection: sqlite3.Connection, pid: str) -> Erased:
-    """Deletes an identity and marks the erasure as unfinished; raises IdentityNotFound."""
-    found = connection.execute("SELECT entry_id FROM entries WHERE pid = ? ORDER BY entry_id", (pid,))
-    entry_ids = [entry_id for (entry_id,) in found]
-    if not entry_ids:
-        raise no_identity(pid)
-    crops = "SELECT count(*) FROM crops JOIN entries USING (entry_id) WHERE pid = ?"
-    num_crops = connection.execute(crops, (pid,)).fetchone()[0]
-    connection.execute("DELETE FROM entries WHERE pid = ?", (pid,))
-    connection.execute(MARK_ERASING)
-    return Erased(entry_ids, num_crops, answers.erase(connection, pid))
-
-
-def _rows(fresh: Sequence[tuple[int, NewEntry]], dim: int) -> Rows:
+def _rows(fresh: Sequence[Fresh], dim: int) -> Rows:
+    columns = [row.keys for row in fresh]
     return Rows(
-        [entry_id for entry_id, _ in fresh],
-        [new.pid for _, new in fresh],
-        [new.camid for _, new in fresh],
-        [None if new.captured_at is None else to_microseconds(new.captured_at) for _, new in fresh],
-        [json.dumps(dict(new.attributes)) for _, new in fresh],
-        np.array([new.embedding for _, new in fresh], np.float16).reshape(-1, dim),
+        [keys[0] for keys in columns],
+        [keys[1] for keys in columns],
+        [keys[2] for keys in columns],
+        [keys[3] for keys in columns],
+        [keys[5] for keys in columns],
+        np.frombuffer(b"".join(row.embedding for row in fresh), "<f2").reshape(-1, dim),
     )
-
-
-def _vector_bytes(new: NewEntry) -> bytes:
-    return new.embedding.astype("<f2").tobytes()

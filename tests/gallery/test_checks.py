@@ -27,6 +27,7 @@ def test_sound_entry_passes(new):
         ({"attributes": {"x": object()}}, "no JSON object"),
         ({"attributes": {1: 2}}, "string keys"),
         ({"attributes": {"x": (1, 2)}}, "no tuples"),
+        ({"attributes": {True: 1}}, "string keys"),
     ],
 )
 def test_entry_with_a_bad_field_is_refused(new, fields, message):
@@ -69,7 +70,10 @@ def test_other_space_is_refused_with_both_names():
         check_space("space-2", "space-1")
 
 
-@pytest.mark.parametrize("arguments", [(0, "identity", "max"), (1, "pid", "max"), (1, "entry", "sum")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(0, "identity", "max", 3), (1, "pid", "max", 3), (1, "entry", "sum", 3), (1, "entry", "best", 0), (1, "entry", "best", 101)],
+)
 def test_senseless_search_is_refused(arguments):
     with pytest.raises(InvalidRequest, match="got .* wanted"):
         check_search(*arguments)

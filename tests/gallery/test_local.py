@@ -263,9 +263,9 @@ def test_searches_and_writes_from_many_threads_stay_in_step(gallery, new, unit):
 
 def test_faults_name_an_index_that_differs_from_the_store(gallery, enroll, new, unit):
     enroll(new(), new("bob"))
-    memory = gallery._memory
-    memory.index.remove(np.array([2]))
-    memory.index.add(np.array([2]), unit(1))
+    memory = gallery._mirror._memory
+    memory.index.remove(np.array([1]))
+    memory.index.add(unit(1).astype(np.float16))
     assert gallery.faults() == ["entry 2 differs between the index and the store"]
     memory.remove([2])
     assert gallery.faults() == [

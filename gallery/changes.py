@@ -1,0 +1,211 @@
+"""What changes the rows: SQL on a connection, inside a transaction that the caller has begun."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from gallery import answers
+from gallery.entry import Enrolled, NewEntry, Remember
+from gallery.errors import CorruptStore, DuplicateKey, IdentityExists, no_entry, no_identity
+from gallery.schema import KEYS, MARK_ERASING, is_sound_row, row_crc
+from gallery.times import to_microseconds
+
+RENAME_BATCH = 1000  # rows held in memory at a time
+
+Keys = tuple[int, str, str | None, int | None, int, str, str, str | None, str | None]  # the columns of KEYS
+
+
+class Fresh(NamedTuple):
+    """A row just inserted: its columns, and its embedding's bytes."""
+
+    keys: Keys
+    embedding: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Enrolment:
+    """One call that enrolls: all of its entries or none."""
+
+    entries: Sequence[NewEntry]
+    remember: Remember | None
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What a deletion took out of the store; identities: those that lost their last entry."""
+
+    entry_ids: list[int]
+    identities: int
+    crops: int
+    answers: int
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a renaming did to the rows: the entries that bear the new pid, and those that were dropped as duplicates."""
+
+    entry_ids: list[int]
+    dropped: list[int]
+
+
+def insert(connection: sqlite3.Connection, call: Enrolment, now: datetime) -> tuple[list[Enrolled], list[Fresh]]:
+    """Enrolls all entries of a call; returns where each landed and the rows that are new.
+
+    The entries are valid: LocalGallery has checked them. Raises DuplicateKey and AnswerErased half-way.
+    """
+    remember = call.remember
+    if remember is not None and answers.recall(connection, remember.key, remember.fingerprint) is not None:
+        return answers.enrolled_under(connection, remember.key), []
+    enrolled: list[Enrolled] = []
+    fresh: list[Fresh] = []
+    next_id = _last_id(connection) + 1
+    for new in call.entries:
+        embedding = new.embedding.astype("<f2").tobytes()
+        standing = _standing(connection, new, embedding)
+        if standing is None:
+            fresh.append(Fresh(_keys(next_id, new, now), embedding))
+            _insert_row(connection, fresh[-1], new.crop_jpeg)
+            next_id += 1
+        enrolled.append(Enrolled(fresh[-1].keys[0] if standing is None else standing, new.pid, standing is not None))
+    if remember is not None:
+        answers.write(connection, remember, enrolled)
+    return enrolled, fresh
+
+
+def delete_entry(connection: sqlite3.Connection, entry_id: int) -> Erased:
+    """Deletes one entry; as its identity's last one, the identity as delete_identity does. Raises EntryNotFound."""
+    found = connection.execute("SELECT pid FROM entries WHERE entry_id = ?", (entry_id,)).fetchone()
+    if found is None:
+        raise no_entry(entry_id)
+    if connection.execute("SELECT 1 FROM entries WHERE pid = ? AND entry_id != ?", (found[0], entry_id)).fetchone() is None:
+        return delete_identity(connection, found[0])
+    crops = connection.execute("SELECT count(*) FROM crops WHERE entry_id = ?", (entry_id,)).fetchone()[0]
+    connection.execute("DELETE FROM entries WHERE entry_id = ?", (entry_id,))
+    return Erased([entry_id], 0, crops, 0)
+
+
+def delete_identity(connection: sqlite3.Connection, pid: str) -> Erased:
+    """Deletes an identity and marks the erasure as unfinished; raises IdentityNotFound."""
+    erased = _erase(connection, "pid = ?", pid)
+    if not erased.entry_ids:
+        raise no_identity(pid)
+    return erased
+
+
+def expire(connection: sqlite3.Connection, before_us: int) -> Erased:
+    """Deletes entries seen before that time, or enrolled before it where unseen, and marks the erasure as unfinished."""
+    return _erase(connection, "coalesce(captured_us, enrolled_us) < ?", before_us)
+
+
+def rename(connection: sqlite3.Connection, pid: str, new_pid: str, *, merge: bool) -> Moved:
+    """Gives an identity's entries and remembered answers to another pid.
+
+    Raises: IdentityNotFound; IdentityExists: new_pid stands and merge is False; CorruptStore: a row fails its checksum.
+    """
+    if not _stands(connection, pid):
+        raise no_identity(pid)
+    if not merge and _stands(connection, new_pid):
+        raise IdentityExists(
+            f"got the new pid {new_pid!r}, which another identity bears; merge the two (merge: true), or choose another pid"
+        )
+    twice = "SELECT content_hash FROM entries WHERE pid = ? AND content_hash IS NOT NULL"
+    found = connection.execute(
+        f"SELECT entry_id FROM entries WHERE pid = ? AND content_hash IN ({twice}) ORDER BY entry_id", (pid, new_pid)
+    )
+    dropped = [entry_id for (entry_id,) in found]
+    connection.executemany("DELETE FROM entries WHERE entry_id = ?", [(entry_id,) for entry_id in dropped])
+    moved = _give_rows(connection, pid, new_pid)
+    answers.rename(connection, pid, new_pid)
+    return Moved(moved, dropped)
+
+
+def _last_id(connection: sqlite3.Connection) -> int:
+    """The largest id ever given out, 0 before the first; deleted ones count."""
+    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
+    return 0 if found is None else int(found[0])
+
+
+def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -> int | None:
+    """The id of the entry that this one repeats, None when it is new; raises DuplicateKey."""
+    if new.client_key is not None:
+        found = connection.execute(
+            "SELECT entry_id, pid, embedding, content_hash FROM entries WHERE client_key = ?", (new.client_key,)
+        ).fetchone()
+        if found is not None:
+            entry_id, pid, stored, content_hash = found
+            is_same_crop = new.content_hash is not None and new.content_hash == content_hash
+            if pid == new.pid and (is_same_crop or embedding == stored):
+                return int(entry_id)
+            raise DuplicateKey(
+                f"client_key {new.client_key!r} stands for entry {entry_id} with other content; "
+                "use a new key for a new entry, or delete that one first"
+            )
+    if new.content_hash is None:
+        return None
+    found = connection.execute(
+        "SELECT entry_id FROM entries WHERE pid = ? AND content_hash = ?", (new.pid, new.content_hash)
+    ).fetchone()
+    return None if found is None else int(found[0])
+
+
+def _keys(entry_id: int, new: NewEntry, now: datetime) -> Keys:
+    return (
+        entry_id,
+        new.pid,
+        new.camid,
+        None if new.captured_at is None else to_microseconds(new.captured_at),
+        to_microseconds(now),
+        json.dumps(dict(new.attributes)),
+        new.model_id,
+        new.client_key,
+        new.content_hash,
+    )
+
+
+def _insert_row(connection: sqlite3.Connection, fresh: Fresh, crop_jpeg: bytes | None) -> None:
+    keys, embedding = fresh
+    connection.execute(
+        f"INSERT INTO entries ({KEYS}, crc, embedding) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*keys, row_crc(keys, embedding), embedding),
+    )
+    if crop_jpeg is not None:
+        connection.execute("INSERT INTO crops VALUES (?, ?, ?)", (keys[0], zlib.crc32(crop_jpeg), crop_jpeg))
+
+
+def _erase(connection: sqlite3.Connection, condition: str, value: object) -> Erased:
+    """Deletes the entries of one condition, with the answers of identities that lost their last one."""
+    found = connection.execute(f"SELECT entry_id, pid FROM entries WHERE {condition} ORDER BY entry_id", (value,)).fetchall()
+    if not found:
+        return Erased([], 0, 0, 0)
+    crops = f"SELECT count(*) FROM crops JOIN entries USING (entry_id) WHERE {condition}"
+    num_crops = connection.execute(crops, (value,)).fetchone()[0]
+    connection.execute(f"DELETE FROM entries WHERE {condition}", (value,))
+    connection.execute(MARK_ERASING)
+    gone = [pid for pid in sorted({pid for _, pid in found}) if not _stands(connection, pid)]
+    num_answers = sum(answers.erase(connection, pid) for pid in gone)
+    return Erased([entry_id for entry_id, _ in found], len(gone), num_crops, num_answers)
+
+
+def _stands(connection: sqlite3.Connection, pid: str) -> bool:
+    return connection.execute("SELECT 1 FROM entries WHERE pid = ?", (pid,)).fetchone() is not None
+
+
+def _give_rows(connection: sqlite3.Connection, pid: str, new_pid: str) -> list[int]:
+    """Writes the new pid into the identity's rows, each with its checksum checked before and made anew after."""
+    moved: list[int] = []
+    select = f"SELECT crc, embedding, {KEYS} FROM entries WHERE pid = ? ORDER BY entry_id LIMIT {RENAME_BATCH}"
+    while rows := connection.execute(select, (pid,)).fetchall():  # those renamed are no longer found
+        for row in rows:
+            _, embedding, entry_id, _, *keys = row
+            if not is_sound_row(row):
+                raise CorruptStore(f"entry {entry_id} fails its checksum; delete it or restore a snapshot")
+            crc = row_crc((entry_id, new_pid, *keys), embedding)
+            connection.execute("UPDATE entries SET pid = ?, crc = ? WHERE entry_id = ?", (new_pid, crc, entry_id))
+            moved.append(entry_id)
+    return moved

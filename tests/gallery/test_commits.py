@@ -1,0 +1,96 @@
+"""Calls that come together are committed together, each with its own outcome."""
+
+import threading
+
+import pytest
+
+from gallery.commits import GroupCommit
+
+PATIENCE_S = 10.0
+
+
+class Disk:
+    """Commits numbers, doubled; a group that comes while the gate is closed waits there. Negative ones fail alone."""
+
+    def __init__(self):
+        self.groups = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_at_gate = threading.Event()
+        self.fails_with = None
+
+    def commit(self, calls):
+        self.is_at_gate.set()
+        assert self.gate.wait(PATIENCE_S)
+        self.groups.append(calls)
+        if self.fails_with is not None:
+            raise self.fails_with
+        return [ValueError(f"no {call}") if call < 0 else 2 * call for call in calls]
+
+
+@pytest.fixture
+def disk():
+    return Disk()
+
+
+def run_all(disk, first, others):
+    """Runs `first` alone until it is being committed, then the others meanwhile; returns every outcome by its call."""
+    commits, outcomes = GroupCommit(disk.commit), {}
+
+    def run(call):
+        try:
+            outcomes[call] = commits.run(call)
+        except Exception as error:
+            outcomes[call] = error
+
+    def start(call):
+        thread = threading.Thread(target=run, args=(call,), daemon=True)
+        thread.start()
+        return thread
+
+    disk.gate.clear()
+    threads = [start(first)]
+    assert disk.is_at_gate.wait(PATIENCE_S)
+    for number, call in enumerate(others, start=1):
+        threads.append(start(call))
+        while len(commits._waiting) < number:
+            pass
+    disk.gate.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert not any(thread.is_alive() for thread in threads)
+    return outcomes
+
+
+def test_lone_call_is_committed_alone(disk):
+    commits = GroupCommit(disk.commit)
+    assert [commits.run(call) for call in (1, 2)] == [2, 4]
+    assert disk.groups == [[1], [2]]
+
+
+def test_calls_that_come_during_a_commit_share_the_next_in_order(disk):
+    assert run_all(disk, 1, [2, 3, 4, 5]) == {1: 2, 2: 4, 3: 6, 4: 8, 5: 10}
+    assert disk.groups == [[1], [2, 3, 4, 5]]
+
+
+def test_failing_call_fails_alone(disk):
+    outcomes = run_all(disk, 1, [2, -3, 4])
+    assert str(outcomes.pop(-3)) == "no -3"
+    assert outcomes == {1: 2, 2: 4, 4: 8}
+
+
+def test_failing_commit_fails_every_call_of_its_group(disk):
+    disk.fails_with = OSError("disk full")
+    outcomes = run_all(disk, 1, [2, 3])
+    assert set(outcomes.values()) == {disk.fails_with}
+    assert disk.groups == [[1], [2, 3]]
+
+
+def test_commits_go_on_after_a_failure_and_an_interrupt(disk):
+    commits = GroupCommit(disk.commit)
+    for error in (OSError("disk full"), KeyboardInterrupt()):
+        disk.fails_with = error
+        with pytest.raises(type(error)):
+            commits.run(1)
+    disk.fails_with = None
+    assert commits.run(1) == 2
