@@ -1,6 +1,8 @@
 """What a running service is made of, opened in order and handed to every handler."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ from service.telemetry import Telemetry
 P = ParamSpec("P")
 T = TypeVar("T")
 
-GALLERY_THREADS = 4  # for calls that wait for the disk, or for another that does
-SEARCH_THREADS = 2  # searches wait for each other inside the gallery; the second prepares meanwhile
+GALLERY_THREADS = 32  # for calls that wait for the disk; enrolments that wait together share one fsync
+PROGRESS_S = 2.0  # seconds between two lines of a gallery that takes long to open
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,22 @@ def open_embedder(settings: Settings) -> Embedder:
 def open_gallery(settings: Settings, model: ModelInfo) -> LocalGallery:
     """Open the gallery folder for this model's embedding space."""
     try:
-        return LocalGallery.open(settings.gallery, space_id=model.space_id, dim=model.dim)
+        return LocalGallery.open(settings.gallery, space_id=model.space_id, dim=model.dim, progress=progress_line())
     except OSError as error:
         raise StartupError(f"{settings.gallery}: got {error.strerror}, wanted a folder to write; set REID_GALLERY") from None
+
+
+def progress_line(clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
+    """Log how far the reading of a gallery has come, every PROGRESS_S seconds."""
+    last = clock()
+
+    def log(done: int, total: int) -> None:
+        nonlocal last
+        if clock() - last >= PROGRESS_S:
+            last = clock()
+            logging.getLogger("service").info("opening the gallery", extra={"fields": {"read": done, "entries": total}})
+
+    return log
 
 
 def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, telemetry: Telemetry) -> Parts:
@@ -94,5 +109,5 @@ def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, tel
         telemetry=telemetry,
         pipeline=pipeline,
         gallery_threads=ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery"),
-        search_threads=ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search"),
+        search_threads=ThreadPoolExecutor(max(2, granted_cores()), thread_name_prefix="search"),
     )

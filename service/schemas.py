@@ -3,10 +3,10 @@
 import re
 import unicodedata
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
 from service.answers import first_problem
 from service.errors import InvalidRequest
@@ -78,6 +78,9 @@ class Strict(BaseModel):
     """Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Fields = TypeVar("Fields", bound=Strict)
 
 
 class NoQuery(Strict):
@@ -309,6 +312,21 @@ class IdentityAnswer(BaseModel):
     next_cursor: str | None
 
 
+class RenameIn(Strict):
+    """A new pid for an identity; `merge` allows one that another identity bears."""
+
+    pid: Name
+    merge: StrictBool = False
+
+
+class RenamedAnswer(BaseModel):
+    """The identity under its new pid, how many entries moved to it, and how many were dropped as duplicates there."""
+
+    identity: IdentityOut
+    moved: int
+    dropped: int
+
+
 class ReceiptAnswer(BaseModel):
     """What an erasure took out, counted per place."""
 
@@ -333,7 +351,12 @@ class StatsAnswer(BaseModel):
 
 
 def parse_labels(content: object, model: type[Labels] = Labels) -> Labels:
-    """Check the fields of one crop or entry.
+    """Check the fields of one crop or entry; raises like parse_fields."""
+    return parse_fields(content, model)
+
+
+def parse_fields(content: object, model: type[Fields]) -> Fields:
+    """Check the fields of an object.
 
     Raises:
         InvalidRequest: naming the first wrong field, what was got and what was wanted.

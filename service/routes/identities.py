@@ -1,20 +1,33 @@
-"""Identities: list, show, erase."""
+"""Identities: list, show, rename, erase."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from gallery.entry import Identity
 from service.answers import json_answer
+from service.errors import UnsupportedMedia
+from service.intake import parse_object, read_body
 from service.routes.common import ERRORS, READS, WRITES, PartsDep, only
 from service.routes.entries import entry_out
-from service.schemas import IdentitiesAnswer, IdentitiesQuery, IdentityAnswer, NoQuery, PageQuery, ReceiptAnswer
+from service.schemas import (
+    IdentitiesAnswer,
+    IdentitiesQuery,
+    IdentityAnswer,
+    NoQuery,
+    PageQuery,
+    ReceiptAnswer,
+    RenamedAnswer,
+    RenameIn,
+    parse_fields,
+)
 
 router = APIRouter(tags=["gallery"], responses=ERRORS)
 # A pid is opaque and may hold slashes, so the rest of the path is all pid.
 Pid = Annotated[str, Path(min_length=1, max_length=128)]
+RENAME_DOCS = {"requestBody": {"required": True, "content": {"application/json": {"schema": RenameIn.model_json_schema()}}}}
 
 
 def identity_out(identity: Identity) -> dict[str, Any]:
@@ -36,6 +49,22 @@ async def show_identity(pid: Pid, query: Annotated[PageQuery, Query()], parts: P
     page = await parts.read(parts.gallery.entries, pid=pid, limit=query.limit, cursor=query.cursor)
     entries = [entry_out(entry) for entry in page.items]
     return json_answer({"identity": identity_out(identity), "entries": entries, "next_cursor": page.next_cursor})
+
+
+@router.patch(
+    "/gallery/identities/{pid:path}",
+    dependencies=[WRITES, only(NoQuery)],
+    response_model=RenamedAnswer,
+    openapi_extra=RENAME_DOCS,
+)
+async def rename_identity(request: Request, pid: Pid, parts: PartsDep) -> Response:
+    """Rename an identity; onto one that stands only with `merge`, which makes one identity of both."""
+    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media != "application/json":
+        raise UnsupportedMedia(f"got content type {media or 'none'!r}, wanted application/json")
+    wanted = parse_fields(parse_object(await read_body(request, parts.limits)), RenameIn)
+    renamed = await parts.write(parts.gallery.rename, pid, wanted.pid, merge=wanted.merge)
+    return json_answer(asdict(renamed))
 
 
 @router.delete("/gallery/identities/{pid:path}", dependencies=[WRITES, only(NoQuery)], response_model=ReceiptAnswer)

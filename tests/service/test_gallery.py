@@ -123,6 +123,58 @@ def test_an_erased_identity_leaves_a_receipt_and_nothing_else(client, ids, pictu
     assert "anna" not in [match["pid"] for match in matches]
 
 
+def rename(client, old, **body):
+    return client.request("PATCH", f"/gallery/identities/{old}", json=body)
+
+
+def test_an_identity_is_renamed(client, ids, pictures):
+    answer = rename(client, "b/ert", pid="b/zoë").json()
+    assert (answer["identity"]["pid"], answer["identity"]["entries"]) == ("b/zoë", 1)
+    assert (answer["moved"], answer["dropped"]) == (1, 0)
+    assert client.get("/gallery/identities/b/ert").status_code == 404
+    matches = client.post("/search", files={"crops": pictures(3)}).json()["matches"]
+    assert matches[0]["pid"] == "b/zoë"
+
+
+def test_renaming_onto_an_identity_needs_merge(client, ids):
+    refused = rename(client, "bert", pid="anna")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "identity_exists")
+    answer = rename(client, "bert", pid="anna", merge=True).json()
+    assert (answer["identity"]["entries"], answer["identity"]["camids"]) == (3, ["door", "hall"])
+
+
+def test_a_crop_of_both_is_kept_once_in_a_merge(client, ids, pictures):
+    client.post("/gallery", files={"crops": pictures(0)}, data={"pid": "bert"})
+    assert rename(client, "anna", pid="bert", merge=True).json() | {"identity": None} == {
+        "identity": None,
+        "moved": 1,
+        "dropped": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{}", "pid: Field required"),
+        (b'{"pid": "bert"}', "which the identity bears already"),
+        (b'{"pid": ""}', "pid: "),
+        (rb'{"pid": "a\u0000"}', "control characters"),
+        (b'{"pid": "x", "merge": "yes"}', "merge: "),
+        (b'{"pid": "x", "name": "y"}', "name: "),
+        (b"[]", "wanted a JSON object"),
+        (b"", "no JSON"),
+    ],
+)
+def test_a_senseless_renaming_is_refused(client, ids, body, message):
+    answer = client.request("PATCH", "/gallery/identities/bert", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and message in answer.json()["error"]["message"]
+
+
+def test_a_renaming_is_json(client, ids):
+    answer = client.request("PATCH", "/gallery/identities/bert", data={"pid": "x"})
+    assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
+
+
 def test_numbers_agree_with_what_was_enrolled(client, ids):
     stats = client.get("/gallery/stats").json()
     assert (stats["entries"], stats["identities"], stats["cameras"], stats["dim"]) == (4, 3, 2, 16)
