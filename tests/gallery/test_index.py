@@ -1,55 +1,129 @@
 import numpy as np
 import pytest
 
-from gallery.index import FlatIndex
+from gallery.index import AUTO_FROM, LEAST, WORTH, Index
+from gallery.quantised import FirstPass
+
+NUM, DIM = 3000, 64
 
 
-@pytest.fixture
-def index(unit):
-    made = FlatIndex(8)
-    made.add(np.array([3, 5, 900]), unit(3))
-    return made
+def unit_rows(values):
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
 
 
-def test_search_finds_a_vector_under_its_own_id(index):
-    for entry_id in (3, 5, 900):
-        ids, cosines = index.search(index.vectors(np.array([entry_id]))[0], 1)
-        assert ids.tolist() == [entry_id]
-        assert cosines[0] == pytest.approx(1, abs=1e-6)
+@pytest.fixture(params=["random", "clustered", "one identity", "equal", "few equal", "sparse", "crowded first"])
+def rows(request):
+    """float16 [NUM, DIM] of a shape that a first pass may find hard."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(NUM, DIM))
+    centres = 8 * rng.normal(size=(NUM // 20, DIM))
+    shapes = {
+        "random": noise,
+        "clustered": centres[rng.integers(0, len(centres), NUM)] + 3 * noise,
+        "one identity": centres[0] + noise,
+        "equal": np.tile(centres[0], (NUM, 1)),
+        "few equal": centres[np.arange(NUM) % 3],
+        "sparse": noise * (rng.random((NUM, DIM)) < 0.03) + 1e-3,
+        "crowded first": np.where(np.arange(NUM)[:, np.newaxis] < 2500, centres[0] + noise, 8 * noise),
+    }
+    return unit_rows(shapes[request.param])
 
 
-def test_search_returns_fewer_when_fewer_exist(index, unit):
-    assert len(index.search(unit(), 10)[0]) == 3
-    assert len(FlatIndex(8).search(unit(), 10)[0]) == 0
+def assert_closest(index, rows, query, size, only=None):
+    """What came back is the whole top of a slow, obvious ranking."""
+    positions, cosines = index.search(query, size, only=only)
+    every = rows.astype(np.float64) @ query.astype(np.float64)
+    admitted = np.arange(len(rows)) if only is None else only
+    assert len(positions) >= min(size, len(admitted))
+    assert len(set(positions.tolist())) == len(positions) and np.isin(positions, admitted).all()
+    assert np.abs(cosines - every[positions]).max(initial=0) < 2e-6
+    assert np.abs(cosines - np.sort(every[admitted])[::-1][: len(cosines)]).max(initial=0) < 2e-6
+    assert np.lexsort((positions, -cosines)).tolist() == list(range(len(positions)))
 
 
-def test_search_stays_within_the_given_ids(index, unit):
-    ids, _ = index.search(unit(), 3, only=np.array([5, 900]))
-    assert sorted(ids.tolist()) == [5, 900]
+@pytest.mark.parametrize("choice", ["exact", "quantised"])
+def test_search_gives_the_top_of_a_slow_ranking(rows, choice):
+    index = Index(DIM, choice)
+    index.add(rows)
+    rng = np.random.default_rng(4)
+    queries = [rows[17].astype(np.float32), *unit_rows(rng.normal(size=(2, DIM))).astype(np.float32)]
+    some, few = np.arange(0, NUM, 2) + 1, np.arange(5, NUM, 300)
+    for query in queries:
+        for size in (1, 11, 60, NUM - 1, NUM):
+            assert_closest(index, rows, query, size)
+        for only in (some, few, np.setdiff1d(np.arange(NUM), few), np.array([], np.int64)):
+            assert_closest(index, rows, query, min(11, len(only)), only)
 
 
-def test_search_within_no_ids_finds_nothing(index, unit):
-    assert len(index.search(unit(), 3, only=np.array([], np.int64))[0]) == 0
+@pytest.mark.parametrize("choice", ["exact", "quantised"])
+def test_rows_come_back_bit_for_bit_after_additions_and_removals(unit, choice):
+    rows = unit(NUM, dim=DIM).astype(np.float16)
+    index = Index(DIM, choice)
+    for part in np.split(rows, [1, 7, 2500]):
+        index.add(part)
+    gone = np.array([0, 3, 2047, 2048, NUM - 1])
+    index.remove(gone)
+    kept = np.delete(rows, gone, axis=0)
+    assert len(index) == len(kept) and index.rows().tobytes() == kept.tobytes()
+    assert not index.differing(np.arange(len(kept)), kept).any()
+    for place in (0, 2045, len(kept) - 1):
+        assert index.search(kept[place].astype(np.float32), 1)[0][0] == place
+    index.remove(np.arange(len(kept)))
+    assert (len(index), index.rows().shape) == (0, (0, DIM))
+    assert len(index.search(unit(dim=DIM), 1)[0]) == 0
 
 
-def test_removal_keeps_the_others_in_order(index, unit):
-    kept = index.vectors(np.array([3, 900]))
-    assert index.remove(np.array([5])) == 1
-    assert index.ids().tolist() == [3, 900]
-    assert np.array_equal(index.vectors(np.array([3, 900])), kept)
-    assert len(index) == 2
+def test_a_few_candidates_settle_a_search_among_clusters(unit):
+    centres = unit(150, dim=DIM)
+    rows = unit_rows(np.repeat(centres, 20, axis=0) + 0.5 * unit(NUM, dim=DIM))
+    index = Index(DIM, "quantised")
+    index.add(rows)
+    found = [len(index.search(row.astype(np.float32), 11)[0]) for row in rows[::100]]
+    assert min(found) >= 11 and np.mean(np.array(found) < LEAST) > 0.5  # a scan gives LEAST or more, a proof its length
 
 
-def test_cosines_follow_the_order_of_ids(index, unit):
-    query = unit()
-    assert index.cosines(query) == pytest.approx(index.vectors(index.ids()) @ query, abs=1e-6)
+@pytest.mark.parametrize("shape", ["other rows", "one row"])
+def test_a_first_pass_that_knows_nothing_is_not_believed(unit, shape):
+    rows = unit(NUM, dim=DIM).astype(np.float16)
+    index = Index(DIM, "quantised")
+    index.add(rows)
+    wrong = unit(NUM, dim=DIM) if shape == "other rows" else np.tile(unit(dim=DIM), (NUM, 1))
+    index._first_pass = FirstPass(wrong.astype(np.float16))
+    for query in unit(5, dim=DIM):
+        assert_closest(index, rows, query, 11)
 
 
-def test_cosines_of_an_empty_index_are_none(unit):
-    assert FlatIndex(8).cosines(unit()).shape == (0,)
+def test_rows_or_codes_that_differ_are_found(unit):
+    rows = unit(NUM, dim=DIM).astype(np.float16)
+    index = Index(DIM, "quantised")
+    index.add(rows)
+    index._first_pass = FirstPass(np.concatenate([rows[:9], -rows[9:10], rows[10:]]))
+    index.rows()[7, 0] += np.float16(1)
+    assert np.flatnonzero(index.differing(np.arange(NUM), rows)).tolist() == [7, 9]
 
 
-def test_vectors_come_back_bit_for_bit(unit):
-    index, rows = FlatIndex(8), unit(50)
-    index.add(np.arange(50), rows)
-    assert np.array_equal(index.vectors(np.arange(50)), rows)
+def test_float32_rows_are_kept_in_half_precision(unit):
+    index, rows = Index(8, "exact"), unit(50)
+    index.add(rows)
+    assert index.rows().tobytes() == rows.astype(np.float16).tobytes()
+
+
+def test_auto_turns_from_exact_to_quantised_and_stays():
+    index = Index(2, "auto")
+    rows = np.ones((AUTO_FROM, 2), np.float16)
+    index.add(rows[1:])
+    assert index.kind == "exact"
+    index.add(rows[:1])
+    assert index.kind == "quantised"
+    index.remove(np.arange(AUTO_FROM - 1))
+    assert index.kind == "quantised"
+    assert index.search(np.array([0.6, 0.8], np.float32), 1)[1] == pytest.approx([1.4])
+
+
+def test_a_forced_choice_holds_at_every_size(unit):
+    exact, quantised = Index(8, "exact"), Index(8, "quantised")
+    assert quantised.kind == "quantised"
+    for index in (exact, quantised):
+        index.add(unit(LEAST * WORTH))
+    assert (exact.kind, quantised.kind) == ("exact", "quantised")
+    assert exact._first_pass is None and quantised._first_pass is not None
