@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from service.embedder import PROVIDERS, Embedder, check_output, check_providers, granted_cores, preload_cuda
+from service.embedder import Embedder, check_output, granted_cores
 from service.errors import ArtefactRefused, InferenceFailed, SettingRefused
 
 CROPS = np.random.default_rng(3).integers(0, 256, size=(33, 32, 16, 3), dtype=np.uint8)
@@ -34,7 +34,12 @@ def test_the_provider_in_use_is_named(embedder):
     assert embedder.provider == "CPUExecutionProvider"
 
 
-@pytest.mark.parametrize("damage", [lambda model: model[:-1], lambda model: model + b"\0", lambda model: b""])
+def flipped(model: bytes) -> bytes:
+    middle = len(model) // 2
+    return model[:middle] + bytes([model[middle] ^ 1]) + model[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda model: model[:-1], lambda model: model + b"\0", lambda model: b""])
 def test_a_model_whose_bytes_are_not_the_manifests_is_refused(artefact, tmp_path, damage):
     folder = artefact(tmp_path)
     model = folder / "model.onnx"
@@ -98,15 +103,37 @@ def test_a_model_whose_rows_are_not_of_unit_length_is_refused(artefact, graph, t
 
 
 def test_rows_that_are_not_finite_fail_the_pass(embedder):
-    class Session:
-        def run(self, names, feed):
-            return [np.full((1, 16), np.nan, dtype=np.float32)]
-
-    broken = Embedder(embedder.model, Session(), "none")
+    broken = Embedder(embedder.model, lambda crops: np.full((len(crops), 16), np.nan, dtype=np.float32), "none")
     with pytest.raises(InferenceFailed, match="wanted finite"):
         broken.embed(CROPS[:1])
     with pytest.raises(ArtefactRefused, match="on two test crops"):
         check_output("model.onnx", broken)
+
+
+def test_the_manifest_of_another_model_is_refused(artefact, graph, tmp_path):
+    ours, other = artefact(tmp_path / "ours"), artefact(tmp_path / "other", model=graph(dim=8).SerializeToString())
+    (ours / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+    with pytest.raises(ArtefactRefused, match=r"got sha256 [0-9a-f]{64}, wanted model_id [0-9a-f]{64}"):
+        Embedder.open(ours)
+
+
+def test_a_missing_manifest_is_refused(artefact, tmp_path):
+    (artefact(tmp_path) / "manifest.json").unlink()
+    with pytest.raises(ArtefactRefused, match=r"manifest\.json: got No such file"):
+        Embedder.open(tmp_path)
+
+
+@pytest.mark.parametrize("opset", [16, None])
+def test_an_opset_other_than_the_manifests_is_refused(artefact, tmp_path, opset):
+    with pytest.raises(ArtefactRefused, match=f"got opset 17, wanted {opset} by the manifest"):
+        Embedder.open(artefact(tmp_path, opset=opset))
+
+
+def test_an_opset_newer_than_the_runtime_reads_is_refused_with_its_number(artefact, graph, tmp_path):
+    model = graph()
+    model.opset_import[0].version = 99
+    with pytest.raises(ArtefactRefused, match="99.*wanted one self-contained ONNX file this runtime can run"):
+        Embedder.open(artefact(tmp_path, model=model.SerializeToString(), opset=99))
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -115,38 +142,12 @@ def test_a_provider_that_is_not_to_be_had_is_refused(tiny, provider):
         Embedder.open(tiny, provider=provider)
 
 
-class Runtime:
-    """A runtime that counts how often it was told to load CUDA's libraries."""
-
-    def __init__(self):
-        self.preloads = 0
-
-    def preload_dlls(self):
-        self.preloads += 1
-
-
-@pytest.mark.parametrize(("provider", "preloads"), [("cpu", 0), ("cuda", 1), ("tensorrt", 1)])
-def test_the_libraries_of_cuda_are_loaded_when_cuda_is_wanted(provider, preloads):
-    runtime = Runtime()
-    preload_cuda(PROVIDERS[provider], runtime)
-    assert runtime.preloads == preloads
-
-
-def test_a_runtime_that_cannot_preload_is_left_alone():
-    preload_cuda(PROVIDERS["cuda"], object())
-
-
-@pytest.mark.parametrize(("got", "warnings"), [("cpu", 1), ("cuda", 0)])
-def test_a_silent_fallback_of_auto_is_logged_once(caplog, got, warnings):
-    with caplog.at_level(logging.WARNING, logger="service"):
-        check_providers("auto", wanted=PROVIDERS["cuda"], got=PROVIDERS[got])
-    assert len(caplog.records) == warnings
-    assert all("CPUExecutionProvider computes" in record.getMessage() for record in caplog.records)
-
-
-def test_a_fallback_from_a_provider_that_was_asked_for_is_refused():
-    with pytest.raises(SettingRefused, match="REID_PROVIDER=cuda: wanted CUDAExecutionProvider"):
-        check_providers("cuda", wanted=PROVIDERS["cuda"], got=PROVIDERS["cpu"])
+def test_what_computes_is_logged_in_one_line(tiny, caplog):
+    with caplog.at_level(logging.INFO, logger="service"):
+        Embedder.open(tiny)
+    (record,) = caplog.records
+    assert record.getMessage() == "provider"
+    assert record.fields["asked"] == "auto"
 
 
 @pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("150000 100000", 2)])

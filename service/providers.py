@@ -1,0 +1,104 @@
+"""REID_PROVIDER -> what computes: which execution providers are tried, in which order, and why a better one was not taken."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import onnxruntime
+
+from service.errors import SettingRefused, StartupError
+
+T = TypeVar("T")
+
+log = logging.getLogger("service")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run the model: execution providers, best first, and whether every batch size is replayed as a CUDA graph."""
+
+    name: str
+    providers: tuple[str, ...]
+    is_graphed: bool = False
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether a GPU is to compute."""
+        return self.name != "cpu"
+
+
+CPU = Choice("cpu", ("CPUExecutionProvider",))
+CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
+TENSORRT = ("TensorrtExecutionProvider", *CUDA)
+CUDA_CHOICES = (Choice("cuda", CUDA, is_graphed=True), Choice("cuda", CUDA))
+CHOICES = {
+    "cpu": (CPU,),
+    "cuda": CUDA_CHOICES,
+    "tensorrt": (Choice("tensorrt", TENSORRT, is_graphed=True), Choice("tensorrt", TENSORRT)),
+    "auto": (*CUDA_CHOICES, CPU),
+}
+
+
+def start_best(provider: str, start: Callable[[Choice], T], *, runtime: Any = onnxruntime) -> tuple[Choice, T]:
+    """Start the first choice that can be started, and log in one line which it is and why no better one.
+
+    Args:
+        provider: auto, cpu, cuda or tensorrt.
+        start: makes a choice run, or raises StartupError.
+
+    Raises:
+        StartupError: of the last choice, when none can be started.
+    """
+    available = runtime.get_available_providers()
+    *better, last = CHOICES[provider]
+    level, refusals = logging.INFO, dict[str, Choice]()
+    for choice in better:
+        try:
+            check_listed(choice, available)
+            started = start(choice)
+        except StartupError as error:
+            reason = str(error).removeprefix(f"REID_PROVIDER={choice.name}: ")
+            refusals.setdefault(reason, choice)
+            if choice.providers[0] in available:
+                level = logging.WARNING  # what is installed should have worked
+        else:
+            break
+    else:
+        choice = last
+        check_listed(choice, available)
+        started = start(choice)
+    why = [f"{described(refused)}: {reason}" for reason, refused in refusals.items()]
+    if provider == "auto" and TENSORRT[0] in available:
+        why.append("tensorrt: only when asked for, as it builds its engines at every start, for minutes")
+    fields = {"asked": provider, "chosen": described(choice)} | ({"not": "; ".join(why)} if why else {})
+    log.log(level, "provider", extra={"fields": fields})
+    return choice, started
+
+
+def described(choice: Choice) -> str:
+    """Name a choice as the log does."""
+    return f"{choice.name} with CUDA graphs" if choice.is_graphed else choice.name
+
+
+def check_listed(choice: Choice, available: Sequence[str]) -> None:
+    """Refuse a provider that the installed runtime does not have at all."""
+    if choice.providers[0] not in available:
+        raise SettingRefused(
+            f"REID_PROVIDER={choice.name}: got a runtime with {list(available)}, wanted {choice.providers[0]}; "
+            "install onnxruntime-gpu instead of onnxruntime, or use cpu"
+        )
+
+
+def check_started(choice: Choice, got: Sequence[str]) -> None:
+    """Refuse a session that the runtime quietly opened on a lesser provider, which it does without raising."""
+    if got[0] != choice.providers[0]:
+        raise SettingRefused(
+            f"REID_PROVIDER={choice.name}: wanted {choice.providers[0]}, got {list(got)}; install its libraries or use cpu"
+        )
+
+
+def preload_cuda(choice: Choice, runtime: Any = onnxruntime) -> None:
+    """Load the CUDA libraries that came as Python packages; the runtime looks for them nowhere else but in the system."""
+    if choice.is_gpu and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()

@@ -1,0 +1,125 @@
+"""Opening ONNX Runtime sessions: checked bytes in, a runner out; every option with the reason why it is set."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from service.errors import ArtefactRefused, StartupError
+from service.gpu import BoundRunner
+from service.gpu import provider_options as gpu_options
+from service.ladder import cut
+from service.manifest import ModelInfo
+from service.opset import read_opset
+from service.providers import Choice, check_started, preload_cuda
+
+Rows = npt.NDArray[np.float32]
+Runner = Callable[[npt.NDArray[np.uint8]], Rows]  # uint8 [B, H, W, 3], any B -> float32 [B, D]
+
+CPU_LADDER = (1, 2, 4, 8, 16)
+GPU_LADDER = (1, 2, 4, 8, 16, 32, 64)
+
+
+class SessionRunner:
+    """Runs crops through a session on the CPU, in batches of the ladder's sizes."""
+
+    def __init__(self, session: Any, model: ModelInfo) -> None:
+        self._session, self._model = session, model
+
+    def __call__(self, crops: npt.NDArray[np.uint8]) -> Rows:
+        """Map uint8 [B, H, W, 3] to float32 [B, D]."""
+        start, parts = 0, []
+        for rows, _ in cut(len(crops), CPU_LADDER, most_padding=0):
+            feed = {self._model.input_name: crops[start : start + rows]}
+            parts.append(self._session.run([self._model.output_name], feed)[0])
+            start += rows
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *, threads: int) -> Runner:
+    """Open a session over the model's checked bytes, compare it with the manifest, and make it ready to run.
+
+    Raises:
+        ArtefactRefused: when the graph cannot be run, or is not what the manifest says.
+        SettingRefused: when the provider is not to be had.
+    """
+    preload_cuda(choice)
+    providers = gpu_options(choice, model, GPU_LADDER) if choice.is_gpu else list(choice.providers)
+    try:
+        session = onnxruntime.InferenceSession(content, session_options(path, threads=threads), providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime raises its own classes and RuntimeError, all for a bad model
+        raise ArtefactRefused(
+            f"{path}: got {one_line(error)}, wanted one self-contained ONNX file this runtime can run; export it again"
+        ) from None
+    check_started(choice, session.get_providers())
+    check_graph(path, session, model)
+    if not choice.is_gpu:
+        return SessionRunner(session, model)
+    try:
+        return BoundRunner(session, model, ladder=GPU_LADDER)
+    except Exception as error:  # the runtime's classes once more: too little memory, a node that no graph can hold
+        raise StartupError(f"{path}: got {one_line(error)} while binding batches of {GPU_LADDER} on {choice.name}") from None
+
+
+def session_options(path: Path, *, threads: int) -> Any:
+    """Set what was measured to be fastest, and refuse weights outside the file."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle runtime threads spin by default, and would take the cores from decoding, hashing and answering.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3  # errors; the rest speaks of graph optimisation
+    # External data would escape the sha256. A path below a file can never exist, so nothing can be read from there.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path / "refused"))
+    return options
+
+
+def read_model(path: Path, model: ModelInfo) -> bytes:
+    """Read model.onnx and compare its sha256 and its opset with the manifest's."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtefactRefused(f"{path}: got {error.strerror}, wanted the model; export it again") from None
+    got = hashlib.sha256(content).hexdigest()
+    if got != model.model_id:
+        raise ArtefactRefused(f"{path}: got sha256 {got}, wanted model_id {model.model_id}; copy or export the model again")
+    opset = read_opset(content)
+    if opset is not None and opset != model.manifest.get("opset"):
+        raise ArtefactRefused(
+            f"{path}: got opset {opset}, wanted {model.manifest.get('opset')} by the manifest; export the model again"
+        )
+    return content
+
+
+def check_graph(path: Path, session: Any, model: ModelInfo) -> None:
+    """Compare the graph's input and output with the manifest."""
+    inputs = {node.name: (node.type, node.shape) for node in session.get_inputs()}
+    wanted_input = ("tensor(uint8)", [None, model.height, model.width, 3])
+    outputs = {node.name: (node.type, node.shape) for node in session.get_outputs()}
+    wanted_output = ("tensor(float)", [None, model.dim])
+    for kind, name, nodes, wanted in (
+        ("input", model.input_name, inputs, wanted_input),
+        ("output", model.output_name, outputs, wanted_output),
+    ):
+        got = nodes.get(name)
+        if got is None or got[0] != wanted[0] or not fits(got[1], wanted[1]) or (kind == "input" and len(nodes) > 1):
+            raise ArtefactRefused(
+                f"{path}: {kind}: got {nodes}, wanted {name} {wanted[0]} {wanted[1]} by the manifest, "
+                "None being any number; export the model again"
+            )
+
+
+def fits(shape: list[Any], wanted: list[int | None]) -> bool:
+    """Tell whether a graph's shape admits the wanted one: a dimension that varies is a name or None there."""
+    if len(shape) != len(wanted) or isinstance(shape[0], int):
+        return False
+    return all(not isinstance(got, int) or got == want for got, want in zip(shape[1:], wanted[1:], strict=True))
+
+
+def one_line(error: Exception) -> str:
+    """Give an error's text without its line breaks."""
+    return " ".join(str(error).split())[:600]

@@ -1,0 +1,114 @@
+"""Which provider is tried, what is said about the ones that were not to be had, and what is refused."""
+
+import logging
+
+import pytest
+
+from service.errors import ArtefactRefused, SettingRefused
+from service.providers import CHOICES, CPU, check_started, preload_cuda, start_best
+
+ON_CPU = ["AzureExecutionProvider", "CPUExecutionProvider"]
+ON_GPU = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+class Runtime:
+    """A runtime with some providers; counts how often it was told to load CUDA's libraries."""
+
+    def __init__(self, available=ON_CPU):
+        self.available, self.preloads = available, 0
+
+    def get_available_providers(self):
+        return self.available
+
+    def preload_dlls(self):
+        self.preloads += 1
+
+
+class Starter:
+    """Starts every choice but the broken ones, and remembers what was tried."""
+
+    def __init__(self, *broken):
+        self.broken, self.tried = broken, []
+
+    def __call__(self, choice):
+        self.tried.append((choice.name, choice.is_graphed))
+        if (choice.name, choice.is_graphed) in self.broken:
+            raise ArtefactRefused("no memory")
+        return "session"
+
+
+def start(provider, starter, available, caplog):
+    """Start with a runtime; returns the choice and the one line that was logged."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="service"):
+        choice, started = start_best(provider, starter, runtime=Runtime(available))
+    assert started == "session"
+    (record,) = caplog.records
+    return choice, record
+
+
+def test_auto_takes_the_cpu_where_the_runtime_has_nothing_else_and_says_why(caplog):
+    choice, record = start("auto", Starter(), ON_CPU, caplog)
+    assert choice == CPU
+    assert record.levelno == logging.INFO
+    assert record.fields["chosen"] == "cpu"
+    assert record.fields["not"].startswith("cuda with CUDA graphs: got a runtime with")
+    assert "tensorrt" not in record.fields["not"]
+
+
+def test_auto_takes_cuda_with_graphs_where_it_starts(caplog):
+    starter = Starter()
+    choice, record = start("auto", starter, ON_GPU, caplog)
+    assert (choice.name, choice.is_graphed) == ("cuda", True)
+    assert starter.tried == [("cuda", True)]
+    assert record.levelno == logging.INFO
+    assert record.fields["not"].startswith("tensorrt: only when asked for")
+
+
+def test_auto_goes_down_the_list_and_warns_when_what_is_installed_does_not_start(caplog):
+    starter = Starter(("cuda", True), ("cuda", False))
+    choice, record = start("auto", starter, ON_GPU, caplog)
+    assert choice == CPU
+    assert starter.tried == [("cuda", True), ("cuda", False), ("cpu", False)]
+    assert record.levelno == logging.WARNING
+    assert "no memory" in record.fields["not"]
+
+
+def test_cuda_without_graphs_is_better_than_none_and_warned_about(caplog):
+    choice, record = start("cuda", Starter(("cuda", True)), ON_GPU, caplog)
+    assert (choice.name, choice.is_graphed) == ("cuda", False)
+    assert record.levelno == logging.WARNING
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_was_asked_for_is_never_replaced_by_the_cpu(provider):
+    starter = Starter((provider, True), (provider, False))
+    with pytest.raises(ArtefactRefused, match="no memory"):
+        start_best(provider, starter, runtime=Runtime(ON_GPU))
+    assert {name for name, _ in starter.tried} == {provider}
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_the_runtime_does_not_have_is_refused_untried(provider):
+    starter = Starter()
+    with pytest.raises(SettingRefused, match=f"REID_PROVIDER={provider}: got a runtime with .*wanted"):
+        start_best(provider, starter, runtime=Runtime(ON_CPU))
+    assert starter.tried == []
+
+
+def test_a_session_that_fell_back_by_itself_is_refused():
+    graphed, plain = CHOICES["cuda"]
+    check_started(graphed, ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(SettingRefused, match="REID_PROVIDER=cuda: wanted CUDAExecutionProvider"):
+        check_started(plain, ["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(("provider", "preloads"), [("cpu", 0), ("cuda", 1), ("tensorrt", 1)])
+def test_the_libraries_of_cuda_are_loaded_when_a_gpu_is_wanted(provider, preloads):
+    runtime = Runtime()
+    preload_cuda(CHOICES[provider][0], runtime)
+    assert runtime.preloads == preloads
+
+
+def test_a_runtime_that_cannot_preload_is_left_alone():
+    preload_cuda(CHOICES["cuda"][0], object())
