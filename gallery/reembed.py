@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.checks import MAX_KEY, check_embedding, check_text
-from gallery.database import DRAFT, FILE, LOG, REEMBEDDING, Space, disk_errors
-from gallery.errors import CannotReembed, CorruptStore, GalleryMissing, NotUnitLength, StoreUnavailable
+from gallery.database import DRAFT, FILE, REEMBEDDING, Space, disk_errors
+from gallery.errors import CannotReembed, CorruptStore, GalleryMissing, NotUnitLength
 from gallery.files import Progress, put, quiet, sync
 from gallery.schema import KEYS, MARK_ERASING, row_crc
 from gallery.store import Store
@@ -186,14 +186,13 @@ def _finish(draft: Store) -> None:
     with draft.database.transaction() as connection:
         connection.execute("DROP TABLE failed")
         connection.execute("DELETE FROM meta WHERE name IN ('source', 'reembedded')")
+    with draft.database.reading() as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # closing would do it as well, but say nothing if it fails
 
 
 def _switch(source: Store) -> None:
     """Puts the finished gallery, which is closed, in the place of the old one."""
-    folder = source.database.folder / REEMBEDDING
-    if (folder / LOG).exists():
-        raise StoreUnavailable(f"{folder / LOG} could not be written into its file; check the disk, then run this again")
-    source.database.replace(folder / FILE)
+    source.database.replace(source.database.folder / REEMBEDDING / FILE)
     source.database.drop_reembedding()
 
 

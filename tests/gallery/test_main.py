@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from gallery.__main__ import main, run_command
+from gallery.local import LocalGallery
+
+MODEL = str(Path(__file__).parents[2] / "service" / "model")
 
 
 @pytest.fixture
@@ -157,6 +160,22 @@ def test_an_age_that_is_none_is_refused(folder, capsys):
     assert capsys.readouterr().err.startswith("error: got --older-than 'soon', wanted 30d")
 
 
+def test_reembed_of_entries_without_crops_needs_drop_and_never_drops_all(folder, capsys):
+    damage(folder, "DELETE FROM crops")
+    assert main(["reembed", str(folder), "--model", MODEL]) == 1
+    assert "2 of 2 entries have no stored crop (first: 1, 2)" in capsys.readouterr().err
+    assert main(["reembed", str(folder), "--model", MODEL, "--drop"]) == 1
+    assert "none of 2 entries could be embedded" in capsys.readouterr().err
+
+
+def test_reembed_of_an_empty_gallery_gives_it_the_models_space(tmp_path, capsys):
+    LocalGallery.open(tmp_path / "empty", space_id="space-1", dim=8).close()
+    assert main(["reembed", str(tmp_path / "empty"), "--model", MODEL, "--json"]) == 0
+    space_id = json.loads(capsys.readouterr().out)["space_id"]
+    assert main(["stats", str(tmp_path / "empty"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["space_id"] == space_id != "space-1"
+
+
 def test_reembed_with_what_is_no_artefact_is_refused(folder, tmp_path, capsys):
     assert main(["reembed", str(folder), "--model", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
@@ -167,7 +186,7 @@ def test_reembed_with_what_is_no_artefact_is_refused(folder, tmp_path, capsys):
     [
         *(["stats"], ["verify"], ["rebuild"], ["expire", "--older-than", "1d"]),
         *(["snapshot", "none/out.tar"], ["restore", "none/new"], ["export", "none/out"], ["import", "none/new"]),
-        ["reembed", "--model", "service/model"],
+        ["reembed", "--model", MODEL],
     ],
     ids=lambda command: command[0],
 )
