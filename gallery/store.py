@@ -114,7 +114,9 @@ class Store:
     def delete_entry(self, entry_id: int) -> Erased:
         """Deletes one entry; as its identity's last one, the identity as delete_identity does. Raises EntryNotFound."""
         with self.database.transaction() as connection:
-            return changes.delete_entry(connection, entry_id)
+            erased = changes.delete_entry(connection, entry_id)
+            self.database.drop_reembedding()  # a stopped one's copy would keep the entry
+            return erased
 
     def delete_identity(self, pid: str) -> Erased:
         """Deletes an identity's entries, crops and remembered answers; then call finish_erasure()."""

@@ -10,7 +10,15 @@ import pytest
 
 from gallery.database import Space
 from gallery.entry import NewEntry, Remember
-from gallery.errors import CannotReembed, CorruptStore, DimensionMismatch, GalleryLocked, GalleryMissing, StoreUnavailable
+from gallery.errors import (
+    CannotReembed,
+    CorruptStore,
+    DimensionMismatch,
+    EntryNotFound,
+    GalleryLocked,
+    GalleryMissing,
+    StoreUnavailable,
+)
 from gallery.local import LocalGallery, utc_now
 from gallery.reembed import BATCH, Reembedded, reembed
 from gallery.store import Store
@@ -165,6 +173,17 @@ def test_an_erasure_leaves_nothing_in_a_stopped_runs_copy(folder):
         gallery.delete_identity("eve")
         content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert (b"the only key" in content, b"the only crop" in content, b"person-40" in content) == (False, False, True)
+
+
+def test_a_deleted_entry_is_in_no_stopped_runs_copy(folder):
+    with pytest.raises(Interrupted):
+        run(folder, Model(stop_at=3))
+    with LocalGallery.reopen(folder) as gallery:
+        with pytest.raises(EntryNotFound):
+            gallery.delete_entry(NUM + 1)
+        assert (folder / "reembedding").exists()
+        gallery.delete_entry(NUM)
+        assert not (folder / "reembedding").exists()
 
 
 def test_a_damaged_copy_of_a_stopped_run_is_made_anew(folder, original):
