@@ -13,17 +13,7 @@ import pytest
 
 from gallery.database import FILE, Space
 from gallery.entry import NewEntry
-from gallery.errors import (
-    CorruptArchive,
-    CorruptStore,
-    DimensionMismatch,
-    DuplicateKey,
-    InvalidRequest,
-    ModelMismatch,
-    NotUnitLength,
-    OutputExists,
-    StoreUnavailable,
-)
+from gallery.errors import CorruptStore, DimensionMismatch, DuplicateKey, ModelMismatch, NotUnitLength, OutputExists
 from gallery.local import LocalGallery
 from gallery.shards import file_sha256, shard_path
 from gallery.store import Store
@@ -81,24 +71,6 @@ def table(folder, columns="pid, camid, captured_us, attributes, model_id, conten
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def sign(folder):
-    """Makes the manifest fit files that a test has changed."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for number, shard in enumerate(manifest["shards"]):
-        shard["sha256"] = {
-            kind: hashed and file_sha256(shard_path(folder, kind, number)) for kind, hashed in shard["sha256"].items()
-        }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def change_line(folder, **changes):
-    """Other values in the second line of the second shard."""
-    path = folder / "entries-00001.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text(lines[0] + "\n" + json.dumps(json.loads(lines[1]) | changes) + "\n")
-    sign(folder)
 
 
 def test_an_import_gives_the_entries_of_the_export(source, exported, tmp_path):
@@ -232,65 +204,6 @@ def test_an_embedding_that_rounding_carried_over_the_tolerance_is_taken(tmp_path
     assert import_entries(tmp_path / "out", tmp_path / "new") == Imported(entries=0, duplicates=2)
 
 
-@pytest.mark.parametrize("name", ["entries-00001.jsonl", "embeddings-00001.npy", "crops-00001.zip"])
-def test_a_flipped_byte_in_any_file_is_found_before_anything_is_enrolled(exported, tmp_path, name):
-    content = bytearray((exported / name).read_bytes())
-    content[-10] ^= 1
-    (exported / name).write_bytes(content)
-    with pytest.raises(CorruptArchive, match=rf"{name}: got sha256"):
-        import_entries(exported, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_missing_file_is_named(exported, tmp_path):
-    (exported / "embeddings-00002.npy").unlink()
-    with pytest.raises(StoreUnavailable, match=r"embeddings-00002\.npy"):
-        import_entries(exported, tmp_path / "new")
-    with pytest.raises(StoreUnavailable, match="manifest"):
-        import_entries(tmp_path, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "match"),
-    [
-        ({"pid": ""}, InvalidRequest, "pid of 0 characters"),
-        ({"pid": 7}, CorruptArchive, "got pid 7, wanted str"),
-        ({"camid": 7}, CorruptArchive, "got camid 7, wanted str or null"),
-        ({"captured_at": "yesterday"}, CorruptArchive, "'yesterday', wanted RFC 3339"),
-        ({"captured_at": "2026-11-22T12:00:00"}, InvalidRequest, "without an offset"),
-        ({"content_hash": "x"}, InvalidRequest, "content_hash 'x'"),
-        ({"attributes": []}, CorruptArchive, "wanted dict"),
-        ({"color": "red"}, CorruptArchive, "wanted an object of"),
-    ],
-)
-def test_a_wrong_line_is_named(exported, tmp_path, changes, error, match):
-    change_line(exported, **changes)
-    with pytest.raises(error, match=rf"entries-00001\.jsonl, line 2: .*{match}"):
-        import_entries(exported, tmp_path / "new")
-
-
-@pytest.mark.parametrize("raw", ["", "{", "[1]", "null", "[" * 100_000])
-def test_a_line_that_is_no_object_is_named(exported, tmp_path, raw):
-    (exported / "entries-00000.jsonl").write_text(raw + "\n")
-    sign(exported)
-    with pytest.raises(CorruptArchive, match=r"entries-00000\.jsonl, line 1: "):
-        import_entries(exported, tmp_path / "new")
-
-
-def test_a_line_too_few_or_too_many_is_found(exported, tmp_path):
-    path = exported / "entries-00000.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text(lines[0])
-    sign(exported)
-    with pytest.raises(CorruptArchive, match="line 2: got what is no JSON"):
-        import_entries(exported, tmp_path / "new")
-    path.write_text("".join([*lines, lines[1]]))
-    sign(exported)
-    with pytest.raises(CorruptArchive, match="got more than 2 lines"):
-        import_entries(exported, tmp_path / "new")
-
-
 def test_a_key_that_stands_for_other_content_is_named_with_its_line(exported, tmp_path, new):
     with LocalGallery.open(tmp_path / "old", space_id="space-1", dim=8) as gallery:
         gallery.enroll([new("eve", client_key="key-1")], space_id="space-1")
@@ -301,65 +214,11 @@ def test_a_key_that_stands_for_other_content_is_named_with_its_line(exported, tm
 
 def test_an_embedding_that_is_not_of_unit_length_is_named_with_its_line(exported, tmp_path):
     np.save(exported / "embeddings-00000.npy", np.full((2, 8), [[0.35355339], [0.4]]).astype(np.float16))
-    sign(exported)
+    manifest = json.loads((exported / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"]["embeddings"] = file_sha256(shard_path(exported, "embeddings", 0))
+    (exported / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(NotUnitLength, match=r"entries-00000\.jsonl, line 2: got an embedding of length 1\.13"):
         import_entries(exported, tmp_path / "new")
-
-
-@pytest.mark.parametrize(
-    "array", [np.zeros((2, 8), np.float32), np.zeros((3, 8), np.float16), np.zeros(16, np.float16), np.array([[object()]])]
-)
-def test_embeddings_of_another_form_are_refused(exported, tmp_path, array):
-    np.save(exported / "embeddings-00000.npy", array)
-    sign(exported)
-    with pytest.raises(CorruptArchive, match=r"embeddings-00000\.npy: got"):
-        import_entries(exported, tmp_path / "new")
-
-
-def test_a_file_that_is_no_array_or_no_zip_is_refused(exported, tmp_path):
-    (exported / "crops-00001.zip").write_bytes(b"x" * 100)
-    sign(exported)
-    with pytest.raises(CorruptArchive, match=r"crops-00001\.zip: got what is no zip"):
-        import_entries(exported, tmp_path / "new")
-    (exported / "embeddings-00000.npy").write_bytes(b"")
-    sign(exported)
-    with pytest.raises(CorruptArchive, match=r"embeddings-00000\.npy: got what is no array"):
-        import_entries(exported, tmp_path / "new")
-
-
-def test_a_compressed_crop_is_refused(exported, tmp_path):
-    with zipfile.ZipFile(exported / "crops-00000.zip", "w", zipfile.ZIP_DEFLATED) as crops:
-        crops.writestr("1.jpg", bytes(100_000))
-    sign(exported)
-    with pytest.raises(CorruptArchive, match=r"line 1: got a crop of 100000 bytes, compressed or too large"):
-        import_entries(exported, tmp_path / "new")
-
-
-def test_a_crop_damaged_in_the_zip_is_found(exported, tmp_path):
-    path = exported / "crops-00000.zip"
-    path.write_bytes(path.read_bytes().replace(b"jpeg-1", b"jpeg-2"))
-    sign(exported)
-    with pytest.raises(CorruptArchive, match=r"line 1: its crop cannot be read"):
-        import_entries(exported, tmp_path / "new")
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"format": 2}, "format 2, wanted 1"),
-        ({"entries": 6}, "got 5 entries in its shards, wanted 6"),
-        ({"shards": {}}, "wanted list"),
-        ({"shards": [7]}, "shard 0: got int"),
-        ({"shards": [{"entries": 2, "sha256": {"entries": "../x"}}]}, "shard 0: sha256"),
-        ({"shards": [{"entries": 2, "sha256": {"entries": None, "embeddings": "", "crops": None}}]}, "wanted str"),
-    ],
-)
-def test_a_wrong_manifest_is_refused(exported, tmp_path, changes, match):
-    path = exported / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(CorruptArchive, match=match):
-        import_entries(exported, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
 
 
 class Interrupted(Exception):
