@@ -69,7 +69,9 @@ def open_embedder(settings: Settings) -> Embedder:
 def open_gallery(settings: Settings, model: ModelInfo) -> LocalGallery:
     """Open the gallery folder for this model's embedding space."""
     try:
-        return LocalGallery.open(settings.gallery, space_id=model.space_id, dim=model.dim, progress=progress_line())
+        return LocalGallery.open(
+            settings.gallery, space_id=model.space_id, dim=model.dim, index=settings.index, progress=progress_line()
+        )
     except OSError as error:
         raise StartupError(f"{settings.gallery}: got {error.strerror}, wanted a folder to write; set REID_GALLERY") from None
 

@@ -13,7 +13,6 @@ from service.errors import InvalidRequest
 
 MAX_ENTRIES = 1000  # embeddings enrolled by one request
 MAX_PAGE = 1000
-MAX_K = 1000
 MAX_CURSOR = 4096
 MAX_DEPTH = 16  # of attributes: lists and objects within each other
 MAX_ATTRIBUTES = 65_536  # bytes as JSON
@@ -122,34 +121,6 @@ class IdentitiesQuery(PageQuery):
     """Parameters of GET /gallery/identities."""
 
     prefix: str = Field(default="", max_length=128)
-
-
-class SearchQuery(Strict):
-    """Parameters of POST /search."""
-
-    k: int = Field(default=10, ge=1, le=MAX_K)
-    group_by: Literal["identity", "entry"] = "identity"
-    pool: Literal["max", "mean"] = "max"
-    pid: list[Name] = []
-    camid: list[Name] = []
-    exclude_camid: list[Name] = []
-    since: Moment | None = None
-    until: Moment | None = None
-    threshold: Cosine | None = None
-    far: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Threshold by false-accept rate: the share of comparisons of two different people that reach it. "
-        "One search makes a comparison with every identity, so its own rate grows with the gallery.",
-    )
-
-
-class SearchByQuery(SearchQuery):
-    """Parameters of GET /search: those of POST /search, and the query itself."""
-
-    entry_id: int | None = Field(default=None, ge=1, lt=2**63)
-    embedding: str | None = None
 
 
 class Labels(Strict):

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
+from gallery.index import IndexChoice
 from service.errors import SettingRefused
 
 PREFIX = "REID_"
@@ -25,6 +26,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     model: Path = Field(default=BUNDLED_MODEL, description="Artefact folder holding model.onnx and manifest.json.")
     gallery: Path = Field(default=Path("var/gallery"), description="Gallery folder; made when it is not there.")
+    index: IndexChoice = Field(
+        default="auto",
+        description="How the gallery is searched: exact, quantised (a first pass over one-bit codes), or auto, by size.",
+    )
     api_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may read and write.")
     read_only_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may only read.")
     allow_anonymous: bool = Field(default=False, description="Allow listening beyond loopback without keys.")

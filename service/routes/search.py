@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
@@ -28,7 +29,8 @@ from service.routes.common import (
     unless_gone,
 )
 from service.routes.embed import refuse_fields
-from service.schemas import SearchAnswer, SearchByQuery, SearchQuery
+from service.schemas import SearchAnswer
+from service.search_query import SearchByQuery, SearchQuery
 from service.vectors import from_text, pooled
 
 router = APIRouter(tags=["search"], dependencies=[READS], responses=ERRORS)
@@ -106,10 +108,10 @@ def search_and_compare(
     """Search once for the matches, and once more for the two best identities where the matches do not show them."""
     where = filter_of(query, exclude)
     if query.group_by == "identity":
-        result = parts.gallery.search(row, k=max(2, query.k), where=where, group_by="identity", pool=query.pool)
+        result = parts.gallery.search(row, k=max(2, query.k), where=where, pool=query.pool, best_of=query.best_of)
         return result, result.matches
     result = parts.gallery.search(row, k=query.k, where=where, group_by="entry")
-    return result, parts.gallery.search(row, k=2, where=where, group_by="identity").matches
+    return result, parts.gallery.search(row, k=2, where=where).matches
 
 
 def filter_of(query: SearchQuery, exclude: frozenset[int]) -> Filter:
@@ -121,6 +123,7 @@ def filter_of(query: SearchQuery, exclude: frozenset[int]) -> Filter:
         since=query.since,
         until=query.until,
         exclude_entry_ids=exclude,
+        attributes={} if query.attributes is None else orjson.loads(query.attributes),
     )
 
 

@@ -1,11 +1,13 @@
 """GET /search and POST /search: ranking, filters, decisions."""
 
 import base64
+import json
 
 import numpy as np
 import pytest
 
 DAY = "2026-01-0{}T00:00:00Z"
+HALF = 5e-4  # entries are kept in half precision
 
 
 def files(*contents):
@@ -45,10 +47,10 @@ def peopled_fixture(client):
     """Three identities at cosines 0.99, 0.95 (twice, and 0.1 once) and 0.2 of row(1)."""
     enroll(
         client,
-        ("anna", at(0.99), {"camid": "hall", "captured_at": DAY.format(1)}),
+        ("anna", at(0.99), {"camid": "hall", "captured_at": DAY.format(1), "attributes": {"site": "north", "n": 1}}),
         ("bert", at(0.95), {"camid": "door", "captured_at": DAY.format(2)}),
         ("bert", at(0.10), {"camid": "hall", "captured_at": DAY.format(3)}),
-        ("cleo", at(0.20), {}),
+        ("cleo", at(0.20), {"attributes": {"site": "north", "n": "1", "staff": True}}),
     )
     return client
 
@@ -60,7 +62,7 @@ def test_identities_are_ranked_by_falling_cosine(peopled):
         (2, "bert", 2),
         (3, "cleo", 1),
     ]
-    assert [match["cosine"] for match in answer["matches"]] == pytest.approx([0.99, 0.95, 0.2], abs=1e-6)
+    assert [match["cosine"] for match in answer["matches"]] == pytest.approx([0.99, 0.95, 0.2], abs=HALF)
     assert answer["searched"] == {"entries": 4, "identities": 3}
 
 
@@ -78,7 +80,23 @@ def test_grouping_by_entry_ranks_every_entry(peopled):
 
 def test_pooling_by_mean_averages_an_identitys_entries(peopled):
     cosines = {match["pid"]: match["cosine"] for match in ask(peopled, pool="mean")["matches"]}
-    assert cosines["bert"] == pytest.approx((0.95 + 0.10) / 2, abs=1e-6)
+    assert cosines["bert"] == pytest.approx((0.95 + 0.10) / 2, abs=HALF)
+
+
+def test_pooling_by_the_best_averages_so_many_of_an_identitys_entries(peopled):
+    enroll(peopled, ("bert", at(0.85), {}))
+    for best_of, expected in ((1, 0.95), (2, 0.9), (100, (0.95 + 0.85 + 0.10) / 3)):
+        cosines = {match["pid"]: match["cosine"] for match in ask(peopled, pool="best", best_of=best_of)["matches"]}
+        assert cosines["bert"] == pytest.approx(expected, abs=HALF) and cosines["anna"] == pytest.approx(0.99, abs=HALF)
+    assert ask(peopled, pool="best")["matches"] == ask(peopled, pool="best", best_of=3)["matches"]
+
+
+def test_a_crop_is_searched_among_the_attributes_asked_for(client, pictures):
+    labels = {"pid": ["ann", "bob"], "attributes": ['{"site":"north"}', '{"site":"south"}']}
+    client.post("/gallery", files=files(pictures(1), pictures(2)), data=labels)
+    query = {"attributes": '{"site":"south"}', "pool": "best", "best_of": 2}
+    answer = client.post("/search", params=query, files=files(pictures(1))).json()
+    assert [match["pid"] for match in answer["matches"]] == ["bob"] and answer["searched"]["entries"] == 1
 
 
 @pytest.mark.parametrize(
@@ -96,6 +114,11 @@ def test_pooling_by_mean_averages_an_identitys_entries(peopled):
         ({"since": DAY.format(2)}, ["bert"]),
         ({"until": DAY.format(2)}, ["anna"]),
         ({"since": DAY.format(1), "until": DAY.format(3)}, ["anna", "bert"]),
+        ({"attributes": '{"site":"north"}'}, ["anna", "cleo"]),
+        ({"attributes": '{"site":"north","n":1.0}'}, ["anna"]),
+        ({"attributes": '{"staff":true}'}, ["cleo"]),
+        ({"attributes": '{"staff":1}'}, []),
+        ({"attributes": "{}"}, ["anna", "bert", "cleo"]),
     ],
 )
 def test_filters_admit_only_what_they_name(peopled, parameters, pids):
@@ -123,7 +146,7 @@ def test_padded_and_plain_base64_are_taken_too(peopled):
 def test_a_crop_finds_its_own_entry_with_cosine_one(client, pictures):
     client.post("/gallery", files=files(*map(pictures, range(8))), data={"pid": [f"p{seed}" for seed in range(8)]})
     answer = client.post("/search?k=3", files=files(pictures(5))).json()
-    assert answer["matches"][0]["pid"] == "p5" and answer["matches"][0]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert answer["matches"][0]["pid"] == "p5" and answer["matches"][0]["cosine"] == pytest.approx(1, abs=HALF)
     assert len(answer["matches"]) == 3 and answer["took_ms"]["embed"] > 0 and answer["decision"] == "match"
 
 
@@ -132,7 +155,7 @@ def test_several_crops_are_pooled_to_their_mean(client, pictures):
     mean = np.mean([result["embedding"] for result in made], axis=0)
     enroll(client, ("target", at(0.5), {}))
     pooled = client.post("/search", files=files(pictures(1), pictures(2))).json()
-    assert pooled["matches"][0]["cosine"] == pytest.approx(float(mean @ at(0.5) / np.linalg.norm(mean)), abs=1e-6)
+    assert pooled["matches"][0]["cosine"] == pytest.approx(float(mean @ at(0.5) / np.linalg.norm(mean)), abs=HALF)
 
 
 def test_a_bad_crop_of_a_tracklet_is_reported_and_left_out(client, pictures):
@@ -220,6 +243,17 @@ def test_without_calibration_a_rate_is_refused(serving, without):
         ({"entry_id": 1, "since": "yesterday"}, "since: "),
         ({"entry_id": 1, "rerank": "true"}, "rerank: got an unknown query parameter"),
         ({"entry_id": 1, "k": [1, 2]}, "k: got 2 values, wanted one"),
+        ({"entry_id": 1, "pool": "median"}, "pool: "),
+        ({"entry_id": 1, "pool": "best", "best_of": 0}, "best_of: "),
+        ({"entry_id": 1, "pool": "best", "best_of": 101}, "best_of: "),
+        ({"entry_id": 1, "best_of": 3}, "best_of: Value error, goes with pool=best, not pool=max"),
+        ({"entry_id": 1, "attributes": "site=north"}, "attributes: Value error, should be a JSON object"),
+        ({"entry_id": 1, "attributes": '{"site":NaN}'}, "attributes: Value error, should be a JSON object"),
+        ({"entry_id": 1, "attributes": '["north"]'}, "attributes: Value error, should be a JSON object"),
+        ({"entry_id": 1, "attributes": '{"site":null}'}, "'site' is none of them"),
+        ({"entry_id": 1, "attributes": '{"site":["north"]}'}, "strings, numbers and booleans alone"),
+        ({"entry_id": 1, "attributes": json.dumps(dict.fromkeys(map(str, range(33)), 1))}, "at most 32 attributes, not 33"),
+        ({"entry_id": 1, "attributes": ["{}", "{}"]}, "attributes: got 2 values, wanted one"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_what_was_wanted(client, parameters, words):
@@ -240,11 +274,24 @@ def test_an_entry_that_is_not_there_is_not_found(client):
 
 def test_calls_that_wait_for_the_disk_do_not_hold_searches_up(peopled):
     parts = peopled.app.state.parts
-    with parts.gallery._writing:  # an erasure that rewrites the file
+    with parts.gallery._using_store:  # an erasure that rewrites the file
         waiting = [parts.gallery_threads.submit(parts.gallery.stats) for _ in range(2 * parts.gallery_threads._max_workers)]
         assert ask(peopled)["matches"] and peopled.get("/search?entry_id=1").status_code == 200
         assert not any(one.done() for one in waiting)
     assert all(one.result(timeout=10).entries == 4 for one in waiting)
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+@pytest.mark.parametrize("name", ["pool", "best_of", "attributes"])
+def test_the_documentation_explains_the_newer_parameters(client, method, name):
+    parameters = client.get("/openapi.json").json()["paths"]["/search"][method]["parameters"]
+    (found,) = [one for one in parameters if one["name"] == name]
+    assert len(found["description"]) > 50
+
+
+@pytest.mark.parametrize("index", ["exact", "quantised"])
+def test_the_index_can_be_chosen_by_a_setting(serving, index):
+    assert serving(index=index).get("/gallery/stats").json()["index_type"] == index
 
 
 @pytest.mark.parametrize("method", ["get", "post"])
