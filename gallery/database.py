@@ -14,6 +14,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -207,7 +208,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA temp_store = MEMORY")  # no temporary file holds what may have to be erased
         # Damaged text must reach the checksum that names its row, and not stop the reading.
-        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
         migrate(connection)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         _check_size(connection, path)
