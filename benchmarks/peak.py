@@ -17,13 +17,29 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.rounds import Work
 
-SIDE = 1536  # of the square matrices: 14 MB of int8 and fp32 operands together, 3.6 G multiply-adds
-CONV = (
-    8,
-    256,
-    24,
-    24,
-)  # activations of a 3 x 3 convolution of 256 to 256 channels, as in a ResNet-50's middle: 2.7 G multiply-adds
+
+@dataclass(frozen=True)
+class Size:
+    """How large the products are: the side of square matrices, the activations of a 3 x 3 convolution that keeps its channels."""
+
+    side: int
+    activations: tuple[int, int, int, int]
+
+    @property
+    def product_macs(self) -> int:
+        return self.side**3
+
+    @property
+    def conv_macs(self) -> int:
+        return prod(self.activations) * self.activations[1] * 9
+
+    @property
+    def weights(self) -> tuple[int, int, int, int]:
+        return (self.activations[1], self.activations[1], 3, 3)
+
+
+FULL = Size(1536, (8, 256, 24, 24))  # 3.6 and 2.7 G multiply-adds; the convolution is one of a ResNet-50's middle
+SMALL = Size(384, (1, 128, 24, 24))  # to see that it runs
 
 
 def count_macs(path: Path) -> int:
