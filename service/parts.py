@@ -82,8 +82,9 @@ def progress_line(clock: Callable[[], float] = time.monotonic) -> Callable[[int,
 
     def log(done: int, total: int) -> None:
         nonlocal last
-        if clock() - last >= PROGRESS_S:
-            last = clock()
+        now = clock()
+        if now - last >= PROGRESS_S:
+            last = now
             logging.getLogger("service").info("opening the gallery", extra={"fields": {"read": done, "entries": total}})
 
     return log

@@ -261,6 +261,49 @@ def test_searches_and_writes_from_many_threads_stay_in_step(gallery, new, unit):
     assert (gallery.stats().entries, gallery.faults()) == (8 * 4, [])
 
 
+def test_enrolments_that_wait_together_share_a_commit_and_fail_alone(gallery, enroll, new):
+    enroll(new("ann", client_key="k"))
+    commits, outcomes = [], {}
+    gallery._store.database.connection.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+
+    def run(number):
+        key = "k" if number == 5 else None
+        try:
+            outcomes[number] = gallery.enroll([new(f"p{number}"), new("bob", client_key=key)], space_id="space-1")
+        except DuplicateKey as error:
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    with gallery._using_store:  # someone lists entries, say
+        for number, thread in enumerate(threads):
+            thread.start()
+            while len(gallery._enrolments._waiting) < number:  # the first one has taken itself off the list
+                pass
+    for thread in threads:
+        thread.join()
+    assert len(commits) == 2
+    assert isinstance(outcomes.pop(5), DuplicateKey)
+    ids = sorted(one.entry_id for enrolled in outcomes.values() for one in enrolled)
+    assert ids == list(range(2, 16))
+    assert gallery.entries(pid="p5").items == ()
+    assert gallery.faults() == []
+
+
+def test_snapshot_holds_the_gallery_as_it_stands(gallery, enroll, new, tmp_path):
+    enroll(new(), new("bob"))
+    made = gallery.snapshot(tmp_path / "gallery.tar")
+    assert (made.path, made.entries) == (tmp_path / "gallery.tar", 2)
+    assert made.bytes == (tmp_path / "gallery.tar").stat().st_size
+
+
+def test_opening_tells_how_far_it_has_come(gallery, enroll, new, reopen):
+    enroll(new(), new("bob"))
+    gallery.close()
+    told = []
+    reopen(progress=lambda done, total: told.append((done, total))).close()
+    assert told == [(2, 2)]
+
+
 def test_faults_name_an_index_that_differs_from_the_store(gallery, enroll, new, unit):
     enroll(new(), new("bob"))
     memory = gallery._mirror._memory

@@ -1,6 +1,7 @@
 """Random operations on a gallery beside a dict that should hold the same."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gallery.entry import Filter, NewEntry
-from gallery.errors import EntryNotFound, IdentityNotFound
+from gallery.errors import EntryNotFound, IdentityExists, IdentityNotFound, InvalidRequest
 from gallery.local import LocalGallery
 
 DIM = 4
@@ -85,6 +86,26 @@ class GalleryBesideDict(RuleBasedStateMachine):
         crops = sum(self.entries[entry_id].crop_jpeg is not None for entry_id in gone)
         assert (receipt.entries, receipt.vectors, receipt.crops) == (len(gone), len(gone), crops)
         for entry_id in gone:
+            del self.entries[entry_id]
+
+    @rule(pid=PIDS, new_pid=PIDS, merge=st.booleans())
+    def rename(self, pid, new_pid, merge):
+        by_pid = {name: {i: e for i, e in self.entries.items() if e.pid == name} for name in (pid, new_pid)}
+        refusal = (
+            (pid == new_pid and InvalidRequest)
+            or (not by_pid[pid] and IdentityNotFound)
+            or (by_pid[new_pid] and not merge and IdentityExists)
+        )
+        if refusal:
+            with pytest.raises(refusal):
+                self.gallery.rename(pid, new_pid, merge=merge)
+            return
+        hashes = {entry.content_hash for entry in by_pid[new_pid].values()} - {None}
+        dropped = [i for i, entry in by_pid[pid].items() if entry.content_hash in hashes]
+        renamed = self.gallery.rename(pid, new_pid, merge=merge)
+        assert (renamed.moved, renamed.dropped) == (len(by_pid[pid]) - len(dropped), len(dropped))
+        self.entries |= {i: replace(entry, pid=new_pid) for i, entry in by_pid[pid].items()}
+        for entry_id in dropped:
             del self.entries[entry_id]
 
     @rule()

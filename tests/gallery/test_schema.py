@@ -80,6 +80,17 @@ def test_failing_migration_leaves_the_step_before_it(folder):
         assert columns_and_version(connection) == (["name", "value", "one"], NEWEST + 1)
 
 
+def test_migration_that_sqlite_itself_undoes_leaves_the_step_before_it(folder):
+    def fail(connection):
+        connection.execute("ROLLBACK")  # as SQLite does on a full disk
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with closing(sqlite3.connect(folder / "gallery.sqlite", isolation_level=None)) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            migrate(connection, [*MIGRATIONS, fail])
+        assert columns_and_version(connection) == (["name", "value"], NEWEST)
+
+
 def test_float32_embeddings_become_float16_and_leave_no_byte(first):
     row = np.eye(8, dtype="<f4")[3:5].sum(axis=0) / np.float32(np.sqrt(2))
     assert row.astype("<f4").tobytes() in (first / "gallery.sqlite").read_bytes()

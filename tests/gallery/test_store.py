@@ -1,19 +1,23 @@
 import runpy
 import shutil
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gallery.entry import Enrolled
-from gallery.errors import AnswerErased
+from gallery.changes import Enrolment
+from gallery.database import Space
+from gallery.entry import Enrolled, Remember
+from gallery.errors import AnswerErased, DuplicateKey
 from gallery.local import LocalGallery
 from gallery.schema import row_crc
-from gallery.store import row_fault
+from gallery.store import Store, row_fault
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MAKE_GOLDEN = Path(__file__).with_name("make_golden.py")
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 KEYS = (7, "ann", None, None, 1, "{}", "model-1", None, None)
 
 
@@ -29,6 +33,51 @@ def test_row_of_damaged_types_is_a_fault():
 def test_row_of_another_dimension_is_a_fault():
     row = (row_crc(KEYS, b"1234"), b"1234", *KEYS)
     assert row_fault(row, 8) == "entry 7 has 4 bytes of embedding, wanted 16"
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store.open(tmp_path / "store", create=Space("space-1", 8))
+    yield opened
+    opened.close()
+
+
+def test_call_that_fails_half_way_is_undone_alone(store, new):
+    store.insert([new("ann", client_key="k")], now=NOON, remember=None)
+    calls = [[new("bob")], [new("cyd"), new("ann", client_key="k")], [new("dan")]]
+    outcomes, rows = store.insert_all([Enrolment(entries, None) for entries in calls], now=NOON)
+    assert [outcomes[0][0].entry_id, outcomes[2][0].entry_id] == [2, 3]
+    assert isinstance(outcomes[1], DuplicateKey)
+    assert (rows.entry_ids, rows.pids) == ([2, 3], ["bob", "dan"])
+    with pytest.raises(DuplicateKey):
+        store.insert(calls[1], now=NOON, remember=None)
+    assert (store.num_entries(), list(store.faults())) == (3, [])
+
+
+def test_disk_that_fails_undoes_every_call(store, new):
+    def fail(enrolled):
+        store.database.connection.execute("ROLLBACK")  # as SQLite does on a full disk
+        raise sqlite3.OperationalError("database or disk is full")
+
+    calls = [Enrolment([new("ann")], None), Enrolment([new("bob")], Remember("key", "print", fail))]
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.insert_all(calls, now=NOON)
+    assert store.num_entries() == 0
+
+
+def test_faults_name_what_belongs_to_nothing_and_what_is_damaged(store, new):
+    store.insert([new("ann", crop_jpeg=b"jpeg"), new("bob")], now=NOON, remember=None)
+    for damage in (
+        "PRAGMA foreign_keys = OFF",
+        "INSERT INTO crops VALUES (9, 0, x'00')",
+        "UPDATE entries SET model_id = 'other' WHERE entry_id = 2",
+    ):
+        store.database.connection.execute(damage)
+    assert list(store.faults()) == [
+        "crops: row 9 belongs to nothing",
+        "entry 2 fails its checksum",
+        "the crop of entry 9 fails its checksum",
+    ]
 
 
 @pytest.mark.parametrize("version", [1, 2])
