@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import faiss as faiss_module
@@ -19,9 +20,11 @@ Kind = Literal["exact", "quantised"]
 
 AUTO_FROM = 20_000  # entries from which auto makes a first pass; below, an exact scan takes a few milliseconds
 LEAST = 256  # rows that a search looks at in any case: as quick as ten, and often settles what ten would not
+FIRST = 2 * LEAST  # candidates of the first pass to begin with
 PER_RESULT = 4  # candidates of the first pass for every result wanted
-GROWTH = 4  # candidates that prove nothing are asked for again, so many times as many
-WORTH = 8  # a first pass is worth its time when it keeps at most this fraction of the rows
+GROWTH = 4  # where a list settles nothing, the next one is so many times as long
+WORTH = 8  # a first pass is worth its time while it keeps at most this fraction of the rows
+BLOCK = 4096  # rows whose cosines are all wanted, at a time: FAISS sorts them, in cache
 
 
 class Index:
@@ -51,7 +54,7 @@ class Index:
         self._rows.add_sa_codes(rows.view(np.uint8))
         if self._first_pass is not None:
             self._first_pass.add(rows)
-        elif self._choice != "exact" and len(self) >= (AUTO_FROM if self._choice == "auto" else LEAST * WORTH):
+        elif self._choice != "exact" and len(self) >= (AUTO_FROM if self._choice == "auto" else FIRST * WORTH):
             self._first_pass = FirstPass(self.rows())
 
     def remove(self, positions: Ids) -> None:
@@ -69,48 +72,65 @@ class Index:
         rows: Halves = codes.view(np.float16).reshape(-1, self._dim)
         return rows
 
-    def search(self, query: Floats, size: int, *, only: Ids | None = None) -> tuple[Ids, Floats]:
-        """Positions and cosines of the closest rows, falling, equal cosines by position.
+    def closest(self, query: Floats, least: int, *, only: Ids | None = None) -> Iterator[tuple[Ids, Floats]]:
+        """Ever longer lists of the closest rows, positions and cosines, falling, equal cosines by position.
 
-        At least `size` of them where so many exist, and more where more were found on the way; no row that is left out
-        has a cosine above the last one's. `only`, positions, is applied inside the scan. By the first pass this holds
-        as far as its error is normally distributed (see quantised.reach); by the exact scan, always.
+        No row that a list leaves out has a cosine above the list's last one; the last list holds every row. `least` is
+        how many are wanted, as far as one can say: the first list may hold fewer, or more. `only`, positions, is applied
+        inside the scan. While a first pass serves, all this holds as far as its errors are normally distributed (see
+        quantised.reach); by the exact scan it always holds.
         """
         num = len(self) if only is None else len(only)
         selector = None if only is None else _selector(only, len(self))
         if self._first_pass is not None:
-            count = max(LEAST, PER_RESULT * size)
+            count = max(FIRST, PER_RESULT * least)
             while WORTH * count <= num:
-                positions, cosines = self._proven(self._first_pass, query, count, selector)
-                if len(positions) >= size:
-                    return positions, cosines
+                candidates, estimates = self._first_pass.candidates(query, count, selector)
+                yield from self._proven(query, candidates, estimates)
                 count *= GROWTH
-        return self._scanned(query, min(max(size, LEAST), num), selector)
+        size = max(LEAST, least)
+        while size < num:
+            yield self._scanned(query, size, selector)
+            size *= GROWTH
+        everything = np.arange(num) if only is None else only
+        yield _sorted(everything, self._cosines(query, everything))
 
     def differing(self, positions: Ids, embeddings: Halves) -> NDArray[np.bool_]:
         """Which rows or their codes are not those of embeddings [n, D], bit for bit; bool [n]."""
         different: NDArray[np.bool_] = (self.rows()[positions].view(np.uint16) != embeddings.view(np.uint16)).any(axis=1)
         return different if self._first_pass is None else different | self._first_pass.differing(positions, embeddings)
 
-    def _proven(self, first_pass: FirstPass, query: Floats, count: int, selector: Any | None) -> tuple[Ids, Floats]:
-        """Those of the first pass's candidates that nothing outside them can be expected to come before."""
-        candidates, estimates = first_pass.candidates(query, count, selector)
-        by_position = np.argsort(candidates)
-        candidates, estimates = candidates[by_position], estimates[by_position]
-        positions, cosines = self._scanned(query, count, _selector(candidates, len(self)))
-        by_cosine = estimates[np.searchsorted(candidates, positions)]
-        falling = np.argsort(-by_cosine)
-        num_proven = np.count_nonzero(cosines > reach(by_cosine[falling], cosines[falling]))
-        return positions[:num_proven], cosines[:num_proven]
+    def _proven(self, query: Floats, candidates: Ids, estimates: Floats) -> Iterator[tuple[Ids, Floats]]:
+        """Those of a first pass's candidates before which nothing else can be expected to come, looking at ever more."""
+        cosines = np.empty(0, np.float32)
+        while len(cosines) < len(candidates):
+            num_seen = len(cosines)
+            num = max(LEAST, 2 * num_seen)
+            cosines = np.concatenate([cosines, self._cosines(query, candidates[num_seen:num])])
+            is_proven = cosines > reach(estimates[: len(cosines)], cosines)
+            yield _sorted(candidates[: len(cosines)][is_proven], cosines[is_proven])
 
-    def _scanned(self, query: Floats, count: int, selector: Any | None) -> tuple[Ids, Floats]:
-        """The `count` closest of the selected rows, which are at least so many, by an exact scan."""
-        if not count:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
+    def _scanned(self, query: Floats, size: int, selector: Any | None) -> tuple[Ids, Floats]:
+        """The `size` closest of the selected rows, which are more than that."""
         parameters = None if selector is None else faiss.SearchParameters(sel=selector)
-        cosines, positions = self._rows.search(query[np.newaxis], count, params=parameters)
-        order = np.lexsort((positions[0], -cosines[0]))
-        return positions[0][order], cosines[0][order]
+        cosines, positions = self._rows.search(query[np.newaxis], size, params=parameters)
+        return _sorted(positions[0], cosines[0])
+
+    def _cosines(self, query: Floats, positions: Ids) -> Floats:
+        """The cosines of these rows, float32 [n], in their order: about twice the time of a scan for as many closest."""
+        cosines = np.empty(len(positions), np.float32)
+        for start in range(0, len(positions), BLOCK):
+            block = positions[start : start + BLOCK]
+            parameters = faiss.SearchParameters(sel=_selector(block, len(self)))
+            found, places = self._rows.search(query[np.newaxis], len(block), params=parameters)
+            rising = np.argsort(block)
+            cosines[start + rising[np.searchsorted(block[rising], places[0])]] = found[0]
+        return cosines
+
+
+def _sorted(positions: Ids, cosines: Floats) -> tuple[Ids, Floats]:
+    order = np.lexsort((positions, -cosines))
+    return positions[order], cosines[order]
 
 
 def _selector(positions: Ids, num: int) -> Any:

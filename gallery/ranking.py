@@ -17,27 +17,23 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Cosines = NDArray[np.float32] | NDArray[np.float64]
 
-GROWTH = 4  # a shortlist that proved too short is searched again, this many times longer
-PER_IDENTITY = 4  # entries of one identity expected ahead of the next one: the first shortlist's length per match
-
 
 class Seen(NamedTuple):
-    """The identities of a shortlist: n of each, by their closest entry."""
+    """The identities of a list of entries: n of each."""
 
     positions: Ids  # of the closest entry
-    scores: NDArray[np.float64]  # pooled, as high as they may be where the shortlist does not hold all that counts
+    scores: NDArray[np.float64]  # pooled, as high as they may be where the list does not hold all that counts
     is_whole: NDArray[np.bool_]  # where it does
 
 
 def closest_entries(index: Index, query: Floats, *, k: int, admitted: Ids | None) -> tuple[Ids, Cosines]:
     """Positions and cosines of the k closest admitted entries; equal cosines by entry_id."""
-    num, size = _num(index, admitted), k + 1
-    while True:
-        positions, cosines = index.search(query, min(size, num), only=admitted)
+    for found in index.closest(query, k + 1, only=admitted):
+        cosines = found[1]
         # When the last one is strictly farther than the k-th, no entry left outside can tie with the k-th.
-        if len(positions) == num or cosines[-1] < cosines[k - 1]:
-            return positions[:k], cosines[:k]
-        size *= GROWTH
+        if len(cosines) > k and cosines[-1] < cosines[k - 1]:
+            break
+    return found[0][:k], found[1][:k]
 
 
 def closest_identities(
@@ -46,26 +42,21 @@ def closest_identities(
     """Position of the closest admitted entry and pooled cosine of the k closest identities; equal ones by pid.
 
     An identity's pooled cosine is the mean of its `best_of` highest (1: the highest), of all when it has fewer or
-    best_of is None. A shortlist of the closest entries settles it as soon as no identity can still come in from behind:
-    what it does not show of an identity is not above its last cosine. None needs every cosine: two exact scans' time.
+    best_of is None. A list of the closest entries settles it as soon as no identity can still come in from behind: what
+    the list does not show of an identity is not above its last cosine. None needs every cosine, several scans' time.
     """
-    num, counts = _num(index, admitted), columns.counts(admitted)
+    counts = columns.counts(admitted)
     wanted = counts if best_of is None else np.minimum(counts, best_of)
-    size = num if best_of is None else PER_IDENTITY * k + 1
-    while True:
-        positions, cosines = index.search(query, min(size, num), only=admitted)
+    least = k + 1 if best_of is not None else len(index) if admitted is None else len(admitted)
+    for positions, cosines in index.closest(query, least, only=admitted):
         seen = _seen(columns, positions, cosines, wanted)
-        if len(positions) == num or _is_settled(seen, k, float(cosines[-1])):
-            return _first_k_by_pid(columns, seen.positions, seen.scores, k)
-        size *= GROWTH
-
-
-def _num(index: Index, admitted: Ids | None) -> int:
-    return len(index) if admitted is None else len(admitted)
+        if _is_settled(seen, k, cosines):
+            break
+    return _first_k_by_pid(columns, seen.positions, seen.scores, k)
 
 
 def _seen(columns: Columns, positions: Ids, cosines: Floats, wanted: Ids) -> Seen:
-    """Pools a shortlist, cosines falling, by identity; wanted: how many cosines of each pid code count."""
+    """Pools a list, cosines falling, by identity; wanted: how many cosines of each pid code count."""
     codes, firsts, places, nums = np.unique(
         columns.pid_codes[positions], return_index=True, return_inverse=True, return_counts=True
     )
@@ -79,12 +70,12 @@ def _seen(columns: Columns, positions: Ids, cosines: Floats, wanted: Ids) -> See
     return Seen(positions[firsts], (sums + missing * lowest) / wanted[codes], missing == 0)
 
 
-def _is_settled(seen: Seen, k: int, lowest: float) -> bool:
+def _is_settled(seen: Seen, k: int, cosines: Floats) -> bool:
     """Whether the k highest are known: whole, above all unseen ones and above every one that is not whole."""
     if len(seen.scores) < k:
         return False
     kth = np.partition(seen.scores, -k)[-k]
-    return bool(kth > lowest) and bool(seen.is_whole[seen.scores >= kth].all())
+    return bool(kth > cosines[-1]) and bool(seen.is_whole[seen.scores >= kth].all())
 
 
 def _first_k_by_pid(columns: Columns, positions: Ids, cosines: Cosines, k: int) -> tuple[Ids, Cosines]:
