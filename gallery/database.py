@@ -27,6 +27,7 @@ from gallery.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from gallery.log import check_log
 from gallery.schema import APPLICATION_ID, FIRST_SCHEMA, TABLES, migrate
 
 FILE = "gallery.sqlite"
@@ -51,7 +52,7 @@ class Database:
     def __init__(self, folder: Path, lock: int) -> None:
         self.folder = folder
         self._lock = lock
-        self.connection = _connect(folder / FILE)
+        self._connect()
 
     @classmethod
     def open(cls, folder: Path, *, create: Space | None) -> Database:
@@ -76,6 +77,20 @@ class Database:
                 raise
 
     @property
+    def connection(self) -> sqlite3.Connection:
+        """The open file; opened again when that failed after a replacement, and then raises what opening raises."""
+        if self._connection is None:
+            with disk_errors(self.folder):
+                self._connect()
+        assert self._connection is not None, "This is a bug: _connect() connects or raises."
+        return self._connection
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file and its log are still those that were opened; what is written to removed ones is lost."""
+        return self._connection is not None and _numbers(self.folder) == self._opened != []
+
+    @property
     def schema_version(self) -> int:
         """The schema of the file as it stands."""
         return int(self.connection.execute("PRAGMA user_version").fetchone()[0])
@@ -89,14 +104,16 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction: durable when the block ends, undone when it raises."""
+        connection = self.connection
         with disk_errors(self.folder):
-            self.connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self.connection
-                self.connection.execute("COMMIT")
+                yield connection
+                self._check_in_place()
+                connection.execute("COMMIT")
             except BaseException:
-                if self.connection.in_transaction:  # SQLite itself rolls back after some errors, such as a full disk
-                    self.connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite itself rolls back after some errors, such as a full disk
+                    connection.execute("ROLLBACK")
                 raise
 
     @contextmanager
@@ -136,7 +153,7 @@ class Database:
             try:
                 _put_in_place(draft, self.folder / FILE)
             finally:
-                self.connection = _connect(self.folder / FILE)
+                self._connect()
 
     def drop_reembedding(self) -> None:
         """Removes half a copy of this gallery, which a stopped re-embedding left; no change makes it good again."""
@@ -148,16 +165,30 @@ class Database:
         """The size of the gallery's files."""
         return sum(path.stat().st_size for path in (self.folder / FILE, self.folder / LOG) if path.exists())
 
+    def _connect(self) -> None:
+        self._connection: sqlite3.Connection | None = None
+        self._connection = _connect(self.folder / FILE)
+        self._opened = _numbers(self.folder)
+
     def _close_connection(self) -> None:
         """Writes the log into the file, removes it, and closes the file."""
+        self._check_in_place()
         is_busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         assert not is_busy, "This is a bug: a reader of our own holds the log."
         self.connection.close()
 
+    def _check_in_place(self) -> None:
+        if not self.is_in_place:
+            raise StoreUnavailable(
+                f"{FILE} or {LOG} in {self.folder} was removed or replaced while the gallery was open, so nothing can be "
+                "kept; put the folder back or restore a snapshot, and open the gallery again"
+            )
+
     def close(self) -> None:
         """Closes the file and frees the folder."""
         try:
-            self.connection.close()
+            if self._connection is not None:
+                self._connection.close()
         finally:
             os.close(self._lock)
 
@@ -196,6 +227,7 @@ def _make(folder: Path, space: Space) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Opens a gallery's file with its settings, its log emptied, its schema up to date."""
+    check_log(path.with_name(LOG))
     connection = sqlite3.connect(path.absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
     try:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -216,6 +248,14 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _numbers(folder: Path) -> list[tuple[int, int]]:
+    """Which files the gallery's file and its log are, none when one of them is missing."""
+    try:
+        return [(found.st_dev, found.st_ino) for found in (os.stat(folder / FILE), os.stat(folder / LOG))]
+    except FileNotFoundError:
+        return []
 
 
 def _check_size(connection: sqlite3.Connection, path: Path) -> None:
