@@ -21,7 +21,7 @@ from typing import Any
 import faiss
 
 from benchmarks import gallery_cases, scans
-from benchmarks.gallery_cases import BATCH, WRITERS
+from benchmarks.gallery_cases import BATCH, WRITERS, Table
 from benchmarks.scans import People
 
 PACKAGES = ("numpy", "faiss-cpu", "usearch", "lancedb", "qdrant-client")
@@ -58,28 +58,35 @@ def bars(size: int, figures: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def printed(figures: dict[str, Any]) -> str:
-    """One size's figures as people read them."""
-    lines = [
-        f"one fdatasync of 4 KB: {figures['fsync_ms']:.2f} ms",
-        f"{'durable enrolment':<34}{'entries/s':>10}{'CPU ms a call':>15}",
-    ]
-    for name, row in (figures["enrolled"] | figures["stores"]).items():
+def rates(table: Table) -> str:
+    """Durable enrolments as people read them."""
+    lines = [f"{'durable enrolment':<34}{'entries/s':>10}{'CPU ms a call':>15}"]
+    for name, row in table.items():
         lines.append(
             f"  {name:<32}{row['per_s']:>10.0f}" + (f"{row['cpu_ms_per_call']:>15.2f}" if "cpu_ms_per_call" in row else "")
         )
-    for choice, row in figures["opened"].items():
+    return "\n".join(lines)
+
+
+def opens(table: Table) -> str:
+    """Opening as people read it."""
+    lines = []
+    for choice, row in table.items():
         parts = ", ".join(f"{name} {took:.2f}" for name, took in row["parts_cpu_s"].items())
         lines.append(f"open ({choice}: {row['index']}): {row['open_s']:.2f} s, CPU {row['open_cpu_s']:.2f} s ({parts})")
         lines.append(
             f"  memory {row['before_mib']:.0f} MiB before, {row['resident_mib']:.0f} after, {row['peak_mib']:.0f} at most; "
             f"files {row['file_mib']:.0f} MiB"
         )
-    for title, table in (("one query", figures["single"]), (f"{BATCH} queries", figures["batches"])):
-        lines.append(f"{title:<34}{'ms':>9}{'p95 ms':>9}{'CPU ms':>9}{'ratio':>8}{'by CPU':>8}{'recall@10':>11}{'top-1':>8}")
-        for name, row in table.items():
-            lines.append(f"  {name:<32}" + (row["error"] if "error" in row else shown(row)))
     return "\n".join(lines)
+
+
+def latencies(title: str, table: Table) -> str:
+    """Latencies as people read them."""
+    lines = [f"{title:<34}{'ms':>9}{'p95 ms':>9}{'CPU ms':>9}{'ratio':>8}{'by CPU':>8}{'recall@10':>11}{'top-1':>8}"]
+    return "\n".join(
+        [*lines, *(f"  {name:<32}" + (row["error"] if "error" in row else shown(row)) for name, row in table.items())]
+    )
 
 
 def shown(row: dict[str, Any]) -> str:
@@ -102,22 +109,32 @@ def main() -> None:
     report: dict[str, Any] = {**machine(), "sizes": {}, "bars": []}
     for size in [2000] if args.quick else args.sizes:
         people = People(size, 256 if args.quick else args.dim)
-        with tempfile.TemporaryDirectory(prefix="gallery-") as scratch:
-            folder = Path(scratch) / "gallery"
-            figures: dict[str, Any] = {"fsync_ms": scans.fsync_ms(Path(scratch), 50)}
-            figures["enrolled"] = gallery_cases.enrolled(folder, people, rounds=max(1, rounds // 2), calls=enrolls)
-            figures["opened"] = gallery_cases.opening(folder, rounds=1 if args.quick else 3)
-            found = gallery_cases.searching(folder, people, rounds=rounds, calls=calls, num_queries=args.queries)
-            figures |= dict(zip(("single", "batches", "stores"), found, strict=True))
-        report["sizes"][size] = figures
+        print(f"\n{size} entries of {people.dim} dimensions, {people.num_identities} identities", flush=True)
+        figures = report["sizes"][size] = measured(people, rounds, calls, enrolls, num_queries=max(BATCH, args.queries))
         report["bars"] += [] if args.quick else bars(size, figures)
-        print(f"\n{size} entries of {people.dim} dimensions, {people.num_identities} identities\n{printed(figures)}", flush=True)
         if args.json:
             args.json.write_text(json.dumps(report, indent=2) + "\n")
     print()
     for bar in report["bars"]:
         sign = ">=" if bar["at_least"] else "<="
         print(f"{'pass' if bar['is_met'] else 'MISS'}  {bar['name']}: {bar['value']:.4g}, wanted {sign} {bar['limit']:g}")
+
+
+def measured(people: People, rounds: int, calls: int, enrolls: int, *, num_queries: int) -> dict[str, Any]:
+    """Everything about one size, each table printed as soon as it stands."""
+    with tempfile.TemporaryDirectory(prefix="gallery-") as scratch:
+        folder = Path(scratch) / "gallery"
+        figures: dict[str, Any] = {"fsync_ms": scans.fsync_ms(Path(scratch), 50)}
+        print(f"one fdatasync of 4 KB: {figures['fsync_ms']:.2f} ms")
+        figures["enrolled"] = gallery_cases.enrolled(folder, people, rounds=max(1, rounds // 2), calls=enrolls)
+        print(rates(figures["enrolled"]), flush=True)
+        figures["opened"] = gallery_cases.opening(folder, rounds=min(rounds, 3))
+        print(opens(figures["opened"]), flush=True)
+        found = gallery_cases.searching(folder, people, rounds=rounds, calls=calls, num_queries=num_queries)
+    figures |= dict(zip(("single", "batches", "stores"), found, strict=True))
+    print(rates(figures["stores"]), latencies("one query", figures["single"]), sep="\n")
+    print(latencies(f"{BATCH} queries", figures["batches"]), flush=True)
+    return figures
 
 
 def machine() -> dict[str, Any]:
