@@ -19,16 +19,16 @@ MAX_KEY = 256  # characters of a client_key or model_id
 MAX_BEST_OF = 100  # cosines of an identity that pool=best averages
 LENGTH_TOLERANCE = 1e-3  # of an embedding's length: half-precision rounding is below 3e-4
 
+OTHER_MODEL = (
+    "serve the model it was made with, embed its crops anew (python -m gallery reembed), or enroll them again in a new folder"
+)
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def check_space(got: str, wanted: str) -> None:
     """Raises ModelMismatch when the embedding space is not the gallery's."""
     if got != wanted:
-        raise ModelMismatch(
-            f"got embeddings of space {got!r}, this gallery holds space {wanted!r}; "
-            "serve the model it was made with, or open a new folder and enroll the crops there again"
-        )
+        raise ModelMismatch(f"got embeddings of space {got!r}, this gallery holds space {wanted!r}; {OTHER_MODEL}")
 
 
 def check_embedding(embedding: NDArray[np.float32], dim: int) -> None:

@@ -23,7 +23,7 @@ class NewEntry:
 
     Args:
         pid: the identity, 1-128 characters, opaque.
-        embedding: float32 [D], unit length to 1e-3; stored bit for bit as given.
+        embedding: float32 [D], unit length to 1e-3; stored in half precision, which moves a cosine by about 1e-5.
         model_id: the artefact that made the embedding (informative; space_id is what is checked).
         camid: the camera, 1-128 characters, or None.
         captured_at: when the camera saw the crop, aware, or None.
@@ -109,7 +109,8 @@ class Match:
     """One search result.
 
     Grouped by identity: entry_id, camid and captured_at are those of the identity's closest admitted entry, cosine is
-    its cosine (pool max) or the mean over the identity's admitted entries (pool mean), and entries counts these.
+    its cosine (pool max), the mean over the identity's admitted entries (pool mean), or the mean over the best_of closest
+    of these, over all where there are fewer (pool best), and entries counts the admitted ones.
     Grouped by entry: entries is 1.
     """
 

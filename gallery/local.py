@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from gallery import archive, listing
 from gallery.changes import Enrolment
-from gallery.checks import MAX_NAME, check_embedding, check_entry, check_entry_id, check_search, check_space, check_text
+from gallery.checks import (
+    MAX_NAME,
+    OTHER_MODEL,
+    check_embedding,
+    check_entry,
+    check_entry_id,
+    check_search,
+    check_space,
+    check_text,
+)
 from gallery.commits import GroupCommit
 from gallery.database import Space
 from gallery.entry import (
@@ -98,8 +107,7 @@ class LocalGallery:
             check_space(space_id, store.space.space_id)
             if dim != store.space.dim:
                 raise DimensionMismatch(
-                    f"got a model of dimension {dim}, the gallery in {folder} holds {store.space.dim}; "
-                    "serve the model it was made with, or open a new folder and enroll the crops there again"
+                    f"got a model of dimension {dim}, the gallery in {folder} holds {store.space.dim}; {OTHER_MODEL}"
                 )
             return cls(store, clock=clock, make_memory=partial(Memory, index=index), progress=progress)
 
@@ -172,9 +180,10 @@ class LocalGallery:
     ) -> SearchResult:
         """The k closest entries or identities that `where` admits, by falling cosine; k come back whenever k exist.
 
-        Args: query: float32 [D], unit length. pool: how an identity's entries make one cosine; unused by entry.
+        Args: query: float32 [D], unit length. pool: how an identity's entries make one cosine, see Match; unused by entry.
+            best_of: 1 to 100, for pool best.
         Equal cosines are ordered by pid (identities) or entry_id (entries).
-        Raises: DimensionMismatch, NotUnitLength, InvalidRequest (k < 1, a naive time).
+        Raises: DimensionMismatch, NotUnitLength, InvalidRequest (k < 1, a naive time, an attribute that is no plain value).
         """
         check_embedding(query, self.dim)
         check_search(k, group_by, pool, best_of)
@@ -182,7 +191,7 @@ class LocalGallery:
             return memory.search(query, k=k, where=where, group_by=group_by, pool=pool, best_of=best_of)
 
     def embedding(self, entry_id: int) -> NDArray[np.float32]:
-        """The entry's embedding, float32 [D], as stored, in half precision; raises EntryNotFound."""
+        """The entry's embedding, float32 [D], the stored, half-precision values; raises EntryNotFound."""
         with self._mirror.reading() as memory:
             return memory.embedding(entry_id)
 
