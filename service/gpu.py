@@ -108,7 +108,7 @@ class BoundRunner:
         return rows
 
 
-def provider_options(choice: Choice, model: ModelInfo, ladder: Sequence[int]) -> list[str | tuple[str, dict[str, str]]]:
+def provider_options(choice: Choice, model: ModelInfo, ladder: Sequence[int]) -> list[tuple[str, dict[str, str]]]:
     """Give each execution provider of a choice its options."""
     graphs = "1" if choice.is_graphed else "0"
     shapes = {name: f"{model.input_name}:{size}x{model.height}x{model.width}x3" for name, size in rungs(ladder).items()}
@@ -124,7 +124,7 @@ def provider_options(choice: Choice, model: ModelInfo, ladder: Sequence[int]) ->
             **shapes,
         },
     }
-    return [(name, options[name]) if name in options else name for name in choice.providers]
+    return [(name, options.get(name, {})) for name in choice.providers]
 
 
 def rungs(ladder: Sequence[int]) -> dict[str, int]:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from service.errors import ArtefactRefused, StartupError
-from service.gpu import BoundRunner
-from service.gpu import provider_options as gpu_options
+from service.gpu import BoundRunner, provider_options
 from service.ladder import cut
 from service.manifest import ModelInfo
 from service.opset import read_opset
@@ -48,7 +47,7 @@ def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *,
         SettingRefused: when the provider is not to be had.
     """
     preload_cuda(choice)
-    providers = gpu_options(choice, model, GPU_LADDER) if choice.is_gpu else list(choice.providers)
+    providers = provider_options(choice, model, GPU_LADDER)
     try:
         session = onnxruntime.InferenceSession(content, session_options(path, threads=threads), providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises its own classes and RuntimeError, all for a bad model

@@ -141,7 +141,7 @@ def test_a_failed_warm_up_is_the_callers():
 
 
 def test_cuda_is_asked_for_graphs_and_exact_float32():
-    (name, options), cpu = provider_options(CHOICES["cuda"][0], model(), LADDER)
+    (name, options), (cpu, _) = provider_options(CHOICES["cuda"][0], model(), LADDER)
     assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert (options["enable_cuda_graph"], options["use_tf32"]) == ("1", "0")
     assert dict(provider_options(CHOICES["cuda"][1], model(), LADDER)[:1])[name]["enable_cuda_graph"] == "0"
