@@ -132,7 +132,9 @@ def measured(people: People, rounds: int, calls: int, enrolls: int, *, num_queri
         print(opens(figures["opened"]), flush=True)
         found = gallery_cases.searching(folder, people, rounds=rounds, calls=calls, num_queries=num_queries)
     figures |= dict(zip(("single", "batches", "stores"), found, strict=True))
-    print(rates(figures["stores"]), latencies("one query", figures["single"]), sep="\n")
+    if figures["stores"]:
+        print(rates(figures["stores"]))
+    print(latencies("one query", figures["single"]))
     print(latencies(f"{BATCH} queries", figures["batches"]), flush=True)
     return figures
 

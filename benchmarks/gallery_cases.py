@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -207,7 +208,7 @@ def searching(folder: Path, people: People, *, rounds: int, calls: int, num_quer
 def other_stores(people: People, queries: np.ndarray, folder: Path) -> tuple[dict[str, Call], Table, Table]:
     """Those that are there: how they search, why the rest do not take part, and their durable single rows."""
     cases: dict[str, Call] = {}
-    missing: Table = {}
+    missing: Table = {} if find_spec("usearch") else {"usearch exact fp32": {"error": "not installed"}}
     singles: Table = {}
     for name, build in scans.STORES.items():
         try:
