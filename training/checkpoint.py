@@ -65,6 +65,7 @@ def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
     try:
         for path, write in writers.items():
             write(temporaries[path])
+            temporaries[path].chmod(0o644)  # safetensors makes files that only their owner can read
             with temporaries[path].open("rb") as file:
                 os.fsync(file.fileno())
         for path, temporary in temporaries.items():

@@ -24,6 +24,7 @@ from training.progress import progress
 
 Where = Literal["auto", "device", "host", "files"]
 MAX_UNREADABLE = 0.01  # share of a training list that may be left out; more is a broken copy, not a bad file
+SHOWN = 20  # unreadable files that a message names
 MEMORY_SHARE = {"device": 0.25, "host": 0.5}  # of the free memory that decoded crops may take; the network needs the rest
 
 
@@ -144,12 +145,14 @@ def check_readable(samples: Sequence[Sample], *, height: int, width: int) -> Non
     bad = decode_all(samples, height=height, width=width, keep=False)[1]
     if bad:
         first = first_of(list(bad.values()))
-        raise ValueError(f"test lists: got {len(bad)} unreadable files of {len(samples)}, wanted none:\n  {first}")
+        raise ValueError(
+            f"test lists: got {len(bad)} unreadable files of {len(samples)}, wanted none; replace or remove them:\n  {first}"
+        )
 
 
 def first_of(errors: Sequence[str]) -> str:
     """Returns the first errors, a line each."""
-    return "\n  ".join([*errors[:5], *(["..."] if len(errors) > 5 else [])])
+    return "\n  ".join([*errors[:SHOWN], *([f"... and {len(errors) - SHOWN} more"] if len(errors) > SHOWN else [])])
 
 
 def decode_all(samples: Sequence[Sample], *, height: int, width: int, keep: bool) -> tuple[np.ndarray | None, dict[int, str]]:

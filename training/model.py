@@ -115,7 +115,14 @@ def read_weights(weights: str, backbone: Backbone) -> dict[str, Tensor]:
     """Reads a state dict from torchvision or a file; files are never unpickled beyond tensors."""
     known = {published.name: published for published in torchvision.models.get_model_weights(backbone)}
     if weights in known:
-        state: dict[str, Tensor] = known[weights].get_state_dict(progress=True)
+        try:
+            state: dict[str, Tensor] = known[weights].get_state_dict(progress=True)
+        except OSError as error:  # urllib's are its children
+            url = known[weights].url
+            raise ValueError(
+                f"--backbone-weights {weights}: got {error} for {url}, wanted a download; fetch that file elsewhere and give its "
+                "path, or none to start from random weights"
+            ) from error
         return state
     path = Path(weights)
     if not path.is_file():

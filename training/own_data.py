@@ -1,6 +1,6 @@
 """The user's own crops: a CSV file, or a folder per identity, with or without cameras and with or without a split.
 
-    path,pid,camid,split                   DIR/train/anna/0001_c1.jpg      camera 1, from _c<number> or a leading c<number>_
+    path,pid,camid,split                   DIR/train/anna/0001_c1.jpg      camera 1, from _c<number>, c<number>_, cam<number>_
     crops/1.jpg,anna,door,train            DIR/query/ben/c2_0001.jpg       camera 2
     crops/2.jpg,ben,yard,query             DIR/gallery/ben/yard/0001.jpg   camera "yard", from one more folder
     ...                                    DIR/anna/..., DIR/ben/...       no split: some identities are held out
@@ -24,7 +24,8 @@ from training.samples import JUNK_PID, Dataset, Sample, images, refuse_missing, 
 SPLITS = ("train", "query", "gallery")
 COLUMNS = ("path", "pid", "camid", "split")
 OTHER_SPLITS = frozenset({*SPLITS, "test", "val", "valid", "validation", "training", "testing", "probe"})
-CAMERA = re.compile(r"(?:^|_)c(\d+)(?![0-9a-rt-zA-Z])")  # of a file name; the s is Market-1501's: 0002_c1s1_000451_03.jpg
+# Of a file name: c2, cam02 or camera2, where a part of it begins; the s is Market-1501's: 0002_c1s1_000451_03.jpg
+CAMERA = re.compile(r"(?:^|_)c(?:am(?:era)?)?(\d+)(?![0-9a-rt-zA-Z])")
 HELD_OUT = 0.2  # ours: share of the identities, where the data has no split
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -137,10 +138,15 @@ def to_dataset(source: Path, rows: Sequence[Row], notes: Sequence[str], *, camer
     notes = list(notes)
     unknown = [row.path for row in kept if row.camera is None]
     if 0 < len(unknown) < len(kept):
-        wanted = "a camera for every crop (file names such as 0001_c2.jpg, or DIR/<pid>/<camera>/), or --no-cameras"
+        wanted = (
+            "a camera for every crop (file names such as 0001_c2.jpg or cam2_0001.jpg, or DIR/<pid>/<camera>/), or --no-cameras"
+        )
         raise ValueError(f"{source}: got {len(unknown)} of {len(kept)} crops without a camera ({unknown[0]}), wanted {wanted}")
     if unknown and cameras:
-        notes.append("no crop has a camera: testing will need --no-cameras")
+        notes.append(
+            "no crop has a camera (a CSV column camid, a file name like 0001_c2.jpg or cam2_0001.jpg, or DIR/<pid>/<camera>/): "
+            "testing will need --no-cameras"
+        )
     if kept[0].split is None:
         kept, note = hold_out(source, kept, seed=seed)
         notes.append(note)
@@ -150,7 +156,8 @@ def to_dataset(source: Path, rows: Sequence[Row], notes: Sequence[str], *, camer
         lists[row.split].append(Sample(row.path, pids[row.pid], camids[row.camera or ""] if row.camera else 0))
     if bool(lists["query"]) != bool(lists["gallery"]):
         raise ValueError(
-            f"{source}: got {len(lists['query'])} query and {len(lists['gallery'])} gallery crops, wanted both or none"
+            f"{source}: got {len(lists['query'])} query and {len(lists['gallery'])} gallery crops, wanted both or none; "
+            "identities to test with need two crops or more"
         )
     train, query, gallery = (tuple(lists[split]) for split in SPLITS)
     junk = len(rows) - len(kept)

@@ -17,7 +17,8 @@ RERANKED = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "mAP": "m
 class EvalResult:
     """The figures of one evaluation; shares are 0..1.
 
-    `far` maps a false-accept rate (text) to the cosine threshold measured for it, `margin` is the median gap in cosine by which
+    `far` maps a false-accept rate (text) to the cosine threshold measured for it, for the rates that `num_impostor_pairs` can
+    measure (at least one pair of that many), `margin` is the median gap in cosine by which
     a wrong first match led the right identity (0 when there was none): under the Euclidean metric `far` is empty and `margin` 0.
     `roc` maps the same rates to the share of genuine pairs accepted there, whatever the metric. `trapezoid_mAP` is the mAP of
     the Market-1501 kit's rule, `mAP` everyone else's. `intra_inter` is R of Table V, `dir` the open-set detection and
@@ -41,6 +42,7 @@ class EvalResult:
     intra_inter: float | None = None
     dir: dict[str, float] = field(default_factory=dict)
     rerank: dict[str, float] | None = None
+    num_impostor_pairs: int = 0
 
     @property
     def rank1(self) -> float:
@@ -54,7 +56,8 @@ def summarize(scored: Scored, data: Dataset, *, metric: Metric) -> EvalResult:
     if not valid.any():
         raise ValueError(f"{data.folder}: none of {len(valid)} queries has its identity in the gallery under another camera")
     wrong = scores.gap[valid & (scores.gap > 0)]
-    is_cosine, rates = metric == "cosine", verification.FALSE_ACCEPT_RATES
+    is_cosine, num_impostors = metric == "cosine", int(scored.impostor_B.sum())
+    rates = [rate for rate in verification.FALSE_ACCEPT_RATES if rate * num_impostors >= 1]
     thresholds = {f"{rate:g}": verification.threshold_at(scored.impostor_B, rate, scored.edges) for rate in rates}
     accepted = {f"{rate:g}": verification.true_accept_rate(scored.genuine_B, scored.impostor_B, rate) for rate in rates}
     return EvalResult(
@@ -72,6 +75,7 @@ def summarize(scored: Scored, data: Dataset, *, metric: Metric) -> EvalResult:
         roc={rate: round(share, 6) for rate, share in accepted.items()},
         intra_inter=None if scored.intra_inter is None else round(scored.intra_inter, 6),
         dir=scored.dir,
+        num_impostor_pairs=num_impostors,
     )
 
 
@@ -104,6 +108,10 @@ def table(result: EvalResult) -> str:
     for rate, share in result.roc.items():
         threshold = f"cosine >= {result.far[rate]:.4f}" if rate in result.far else "its threshold"
         lines.append(f"  false-accept rate {rate:>6}: {threshold} accepts {100 * share:.1f} % of genuine pairs")
+    if missing := [f"{rate:g}" for rate in verification.FALSE_ACCEPT_RATES if f"{rate:g}" not in result.roc]:
+        lines.append(
+            f"  false-accept rates {', '.join(missing)}: not measurable with {result.num_impostor_pairs:,} impostor pairs"
+        )
     for rate, share in result.dir.items():
         lines.append(f"  open set, false-alarm rate {rate:>6}: {100 * share:.1f} % of enrolled people found and believed")
     if result.intra_inter is not None:

@@ -18,7 +18,7 @@ from training.crops import Store, check_readable, open_store
 from training.dataset import Dataset
 from training.embedders import torch_embedder
 from training.loop import SCALARS, EpochRows, Learner
-from training.schedule import learning_rate
+from training.schedule import learning_rate, remarks
 
 DESCRIPTION = """Train a BNNeck re-identification model and evaluate it.
 
@@ -70,18 +70,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 class Stop:
-    """Whether the run was asked to end: in an epoch it saves first; while it `is_saved` it ends at once.
+    """Whether the run was asked to end: in an epoch it saves first; asked twice, or while it `is_saved`, it ends at once.
 
     Not a threading.Event, whose lock must not be taken in a signal handler.
     """
 
     def __init__(self) -> None:
-        self.is_asked = self.is_saved = False
+        self.is_asked, self.is_saved = False, True  # before its first batch a run has nothing to save
+        self.number = 0  # of the signal
 
-    def ask(self, *_: object) -> None:
-        self.is_asked = True
-        if self.is_saved:
-            raise SystemExit(128 + signal.SIGTERM)
+    def ask(self, number: int, *_: object) -> None:
+        if self.is_saved or self.is_asked:
+            raise SystemExit(128 + number)
+        self.is_asked, self.number = True, number
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def train(args: argparse.Namespace, settings: TrainConfig, stop: Stop) -> None:
     dataset.class_labels(data.train)  # one identity or none: said before anything is decoded
     if distributed.rank() == 0:
         print(data.summary(), flush=True)
+        print("".join(f"warning: {remark}\n" for remark in remarks(settings)), end="", flush=True)
     distributed.own_part(settings.ids_per_batch * settings.crops_per_id)  # a batch that cannot be cut, likewise
     size = {"height": settings.height, "width": settings.width}
     if not args.no_evaluation and distributed.rank() == 0:
@@ -112,8 +114,11 @@ def train(args: argparse.Namespace, settings: TrainConfig, stop: Stop) -> None:
     store, readable = open_store(data.train, **size, where=args.cache, workers=settings.workers, device=device)
     data = replace(data, train=readable)
     begun = start.prepare(args, settings, data, device)
+    stop.is_saved = False
     if distributed.rank() == 0:
         print(store.told(), flush=True)
+        if args.resume and begun.facts.epoch + begun.facts.num_batches == 0:
+            print(f"--resume: nothing is saved in {args.out} yet; training from the start", flush=True)
         runlog.write_start(args.out, settings, device=device, data=data.summary(), crops=store.told())
     work = Work(args, begun.learner, store, dataset.class_labels(readable), data, stop)
     facts, rows = begun.facts, begun.rows
@@ -151,7 +156,7 @@ def run_epoch(work: Work, facts: Facts, epoch: int, rows: np.ndarray) -> Facts:
         if distributed.rank() == 0:
             where = f"after epoch {epoch}" if done.is_whole else f"in epoch {epoch} after {place[1]} batches"
             print(f"stopped {where}; saved in {args.out}: go on with --resume", flush=True)
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(128 + work.stop.number)
     return facts
 
 
@@ -195,6 +200,8 @@ def test(work: Work, facts: Facts) -> None:
 
         plots.training_pictures(args.out / "pictures", runlog.lines(args.out), settings)
         plots.evaluation_pictures(args.out / "pictures", result, evidence, work.data)
+    pictures = ", pictures/" if args.pictures else ""
+    print(f"{args.out}: checkpoint, log, metrics.json{pictures}; next: python -m exporter.run {args.out} ARTEFACT", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -203,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(recipes.listing())
         return
     stop = Stop()
-    before = signal.signal(signal.SIGTERM, stop.ask)
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         settings = start.settings_of(args)
         torch.manual_seed(settings.seed)
@@ -213,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"training.run: {error}")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         distributed.stop()
 
 

@@ -76,6 +76,10 @@ def prepare(args: argparse.Namespace, settings: TrainConfig, data: Dataset, devi
     if not (args.resume and (args.out / checkpoint.FACTS).is_file()):
         if (args.out / checkpoint.FACTS).exists():
             raise ValueError(f"--out: {args.out} already holds a checkpoint; add --resume to go on, or name another folder")
+        if (args.out / checkpoint.RESUME).exists():
+            raise ValueError(
+                f"--out: {args.out} holds {checkpoint.RESUME} without {checkpoint.FACTS}; copy it again, or name another folder"
+            )
         load_backbone(model, args.backbone_weights, backbone=settings.backbone)
         facts = Facts(settings, num_ids, 0, data.train_name, Path(args.backbone_weights).name, None, has_cameras=data.has_cameras)
         if distributed.rank() == 0:

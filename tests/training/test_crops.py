@@ -7,7 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from training.crops import MAX_UNREADABLE, Decoded, Files, available_memory, check_readable, choose, open_store, report_unreadable
+from training.crops import (
+    MAX_UNREADABLE,
+    SHOWN,
+    Decoded,
+    Files,
+    available_memory,
+    check_readable,
+    choose,
+    open_store,
+    report_unreadable,
+)
 from training.dataset import Sample
 from training.transforms import load_crop
 
@@ -109,10 +119,11 @@ def test_the_limit_of_unreadable_files_is_one_in_a_hundred(num_bad, total):
 
 
 def test_only_the_first_unreadable_files_are_named(capsys):
-    errors = [f"{number}.jpg: got nothing" for number in range(7)]
-    report_unreadable(errors, int(7 / MAX_UNREADABLE))
+    errors = [f"{number}.jpg: got nothing" for number in range(SHOWN + 2)]
+    report_unreadable(errors, int(len(errors) / MAX_UNREADABLE))
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0].strip() for line in lines[-6:]] == [*(f"{number}.jpg" for number in range(5)), "..."]
+    named = [line.split(":")[0].strip() for line in lines[-SHOWN - 1 :]]
+    assert named == [*(f"{number}.jpg" for number in range(SHOWN)), "... and 2 more"]
 
 
 def test_nothing_is_said_when_every_file_can_be_read(capsys):
@@ -142,6 +153,7 @@ def test_a_store_says_where_its_crops_are(samples):
 def test_test_lists_may_not_lack_a_crop(samples, tmp_path):
     check_readable(samples, height=HEIGHT, width=WIDTH)
     with pytest.raises(
-        ValueError, match=r"test lists: got 7 unreadable files of 17, wanted none:\n(  .*bad\d\.jpg.*\n){5}  \.\.\.$"
+        ValueError,
+        match=r"test lists: got 7 unreadable files of 17, wanted none; replace or remove them:(\n  .*bad\d\.jpg.*){7}$",
     ):
         check_readable(with_bad(samples, 10, 7, tmp_path), height=HEIGHT, width=WIDTH)

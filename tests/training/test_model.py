@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from training import loop
 from training.config import NECKS, TrainConfig
-from training.model import BNNeck, freeze, load_backbone, set_training, stages
+from training.model import BNNeck, freeze, load_backbone, read_weights, set_training, stages
 
 
 @pytest.fixture(scope="module", name="published")
@@ -355,3 +355,13 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(hollow, tm
     with pytest.raises(ValueError, match="cannot be read as weights"):
         load_backbone(hollow, str(tmp_path / "weights.pth"), backbone="resnet18")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_path):
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"IMAGENET1K_V1: got .*, wanted a download; fetch that file elsewhere and give its path"
+    ):
+        read_weights("IMAGENET1K_V1", "resnet18")

@@ -24,7 +24,7 @@ def two_of_three(people, **options):
 
 
 def test_perfect_embeddings_give_perfect_figures(people):
-    data = people(query=[(1, 1), (2, 1)], gallery=[(1, 1), (1, 2), (2, 2), (0, 3), (2, 3)])
+    data = people(query=[(1, 1), (2, 1)], gallery=[(1, 1), (1, 2), (2, 2), (0, 3), (2, 3), (0, 4), (0, 5)])
     result = score(one_hot(data.query), one_hot(data.gallery), data)
     assert (result.mAP, result.mINP, result.rank1, result.cmc) == (1, 1, 1, (1.0,) * 50)
     assert (result.trapezoid_mAP, result.intra_inter, result.margin) == (1, 0, 0)
@@ -43,14 +43,24 @@ def test_the_figures_are_means_over_valid_queries(people):
 
 
 def test_thresholds_are_cosines_and_their_rates_stand_in_the_roc(people):
-    result = two_of_three(people)
-    query, gallery = metrics.Ids(np.array([1, 2, 3]), np.ones(3)), metrics.Ids(np.array([1, 2, 0, 3]), np.array([2, 2, 3, 1]))
-    cosines = np.array([[0.6, 0, 1, 1], [0.8, 1, 0, 0], [0.6, 0, 1, 1]])
+    data = people(query=[(1, 1), (2, 1), (3, 1)], gallery=[(1, 2), (2, 2), (0, 3), (3, 1), (0, 4)])
+    rows = np.array([[1, 0], [0, 1], [1, 0]], np.float32), np.array([[0.6, 0.8], [0, 1], [1, 0], [1, 0], [0, -1]], np.float32)
+    result = score(*rows, data)
+    query, gallery = (
+        metrics.Ids(np.array([1, 2, 3]), np.ones(3)),
+        metrics.Ids(np.array([1, 2, 0, 3, 0]), np.array([2, 2, 3, 1, 4])),
+    )
+    cosines = rows[0] @ rows[1].T
     counts = verification.pair_histogram(cosines, query, gallery, verification.bin_edges(-1, 1))
     edges = verification.bin_edges(-1, 1)
-    wanted = {f"{rate:g}": verification.threshold_at(counts[1], rate, edges) for rate in verification.FALSE_ACCEPT_RATES}
-    assert result.far == pytest.approx(wanted)
-    assert result.roc == {f"{rate:g}": verification.true_accept_rate(*counts, rate) for rate in verification.FALSE_ACCEPT_RATES}
+    assert result.far == pytest.approx({"0.1": verification.threshold_at(counts[1], 0.1, edges)})
+    assert result.roc == {"0.1": verification.true_accept_rate(*counts, 0.1)}
+
+
+def test_a_rate_below_one_pair_of_those_there_are_is_not_told_as_measured(people):
+    result = two_of_three(people)
+    assert (result.num_impostor_pairs, result.far) == (9, {})
+    assert "false-accept rates 0.1, 0.01, 0.001, 0.0001: not measurable with 9 impostor pairs" in table(result)
 
 
 def test_the_euclidean_metric_has_a_roc_but_no_thresholds(people):
@@ -94,8 +104,11 @@ def test_the_table_is_in_percent(people):
     assert "people: rank-1 50.0  rank-5 100.0  rank-10 100.0  mAP 66.7  mINP 66.7" in text
     assert "2 valid of 3 queries against 4 gallery crops, f_i by cosine; mAP by the trapezoid rule 58.3" in text
     assert "re-ranked (k1 3, k2 2, blend 1): rank-1 50.0  rank-5 100.0  rank-10 100.0  mAP 66.7  mINP 66.7" in text
-    # the distractor is as close as can be: no threshold keeps it out
-    assert "false-accept rate 0.0001: cosine >= 1.0000 accepts 0.0 % of genuine pairs" in text
+
+
+def test_the_table_gives_the_threshold_of_every_measured_rate(people):
+    result = replace(two_of_three(people), far={"0.1": 0.5}, roc={"0.1": 0.923})
+    assert "false-accept rate    0.1: cosine >= 0.5000 accepts 92.3 % of genuine pairs" in table(result)
 
 
 def test_the_table_names_flips_features_and_open_set_rates(people):

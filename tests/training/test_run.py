@@ -14,7 +14,7 @@ import torch
 
 from training import run
 from training.checkpoint import FACTS, RESUME, WEIGHTS, load, load_facts
-from training.run import main
+from training.run import Stop, main
 
 
 @pytest.fixture(scope="module", name="one_epoch")
@@ -139,20 +139,21 @@ def test_a_broken_crop_is_named_and_too_many_are_refused(flags, drawn, tmp_path)
     assert path.name in refusal
 
 
-def test_sigterm_saves_in_mid_epoch_and_the_resumed_run_equals_an_unbroken_one(trained, flags, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_in_mid_epoch_and_the_resumed_run_equals_an_unbroken_one(trained, flags, tmp_path, capsys, number):
     out = tmp_path / "run"
 
     def end_when_it_trains():
         while not (out / "run.json").exists():  # written right before the first epoch
             time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     asker = threading.Thread(target=end_when_it_trains)
     asker.start()
     with pytest.raises(SystemExit) as stop:
         main(flags(out))
     asker.join()
-    assert stop.value.code == 128 + signal.SIGTERM
+    assert stop.value.code == 128 + number
     facts = load_facts(out)
     assert (facts.epoch, facts.num_batches) in {(0, 1), (0, 2), (0, 3)}
     said = f"stopped in epoch 1 after {facts.num_batches} batches; saved in {out}: go on with --resume"
@@ -161,6 +162,30 @@ def test_sigterm_saves_in_mid_epoch_and_the_resumed_run_equals_an_unbroken_one(t
     assert (out / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
     assert log_of(out) == log_of(trained)
     assert (out / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+
+
+def test_a_second_signal_ends_at_once_and_so_does_the_first_when_nothing_is_unsaved():
+    stop = Stop()
+    with pytest.raises(SystemExit):
+        stop.ask(signal.SIGINT)
+    stop.is_saved = False
+    stop.ask(signal.SIGINT)
+    assert stop.is_asked
+    with pytest.raises(SystemExit):
+        stop.ask(signal.SIGINT)
+
+
+def test_resuming_where_nothing_is_saved_says_that_it_starts_anew(flags, tmp_path, capsys):
+    main(flags(tmp_path / "run", "--resume", "--epochs", 1, "--no-evaluation"))
+    assert f"--resume: nothing is saved in {tmp_path / 'run'} yet; training from the start" in capsys.readouterr().out
+
+
+def test_a_resume_state_without_its_checkpoint_is_not_written_over(one_epoch, flags, tmp_path):
+    out = shutil.copytree(one_epoch, tmp_path / "run")
+    (out / FACTS).unlink()
+    before = (out / RESUME).read_bytes()
+    assert f"holds {RESUME} without {FACTS}" in refusal_of(flags(out, "--resume"))
+    assert (out / RESUME).read_bytes() == before
 
 
 def test_a_run_killed_between_two_checkpoints_trains_those_epochs_again(trained, one_epoch, flags, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from training import schedule
 from training.config import TrainConfig
-from training.schedule import learning_rate
+from training.schedule import learning_rate, remarks
 
 AFTER = [3.5e-4] * 30 + [3.5e-5] * 30 + [3.5e-6] * 50  # epochs 11..40, 41..70, 71..120, in either form
 # The released code under the PyTorch of its time: from 1 % of the rate in equal steps; the full rate comes in epoch 11.
@@ -76,3 +76,26 @@ def test_an_epoch_below_one_is_refused(epoch):
 def test_the_examples_in_the_documentation_hold():
     results = doctest.testmod(schedule)
     assert (results.failed, results.attempted > 0) == (0, True)
+
+
+def test_a_run_that_ends_within_its_warm_up_is_told_so():
+    (remark,) = remarks(TrainConfig(epochs=3))
+    assert remark == "3 epochs end within the warm-up of 10, at a rate of 7.3e-05; try --warmup-epochs 1 --decay-epochs 2"
+
+
+def test_a_run_that_ends_before_its_first_decay_is_told_so():
+    (remark,) = remarks(TrainConfig(epochs=40))
+    assert remark.startswith("40 epochs end before the rate decays (after epochs 40 70); try --decay-epochs 13 24")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(),
+        TrainConfig(epochs=41),
+        TrainConfig(epochs=3, warmup_epochs=1, decay_epochs=(2,)),
+        TrainConfig(epochs=20, decay_epochs=()),
+    ],
+)
+def test_a_schedule_that_runs_its_course_gets_no_remark(config):
+    assert remarks(config) == []
