@@ -57,7 +57,7 @@ def evaluation_pictures(folder: Path, result: EvalResult, evidence: Evidence, da
     pids = np.array([sample.pid for sample in data.query])
     for choice, what in (("best", "queries of highest AP"), ("worst", "queries of lowest AP"), ("random", "queries at random")):
         queries = sheets.pick_queries(evidence, pids, choice)
-        title = f"{result.data}: {what}"
+        title = f"{result.data}: {what}{', lists before re-ranking' if result.rerank else ''}"
         path = folder / f"rank_{choice}.png"
         drawn.append(sheets.rank_list(path, evidence, data, queries, title=title, subtitle=headline(result)))
     return drawn

@@ -1,10 +1,12 @@
 """Sheets of crops: rank lists with green and red frames, and training crops above their erased versions.
 
-Drawn pixel for pixel with Pillow. A large sheet is saved with a palette: in full colour it would be twice the size, over 1 MB.
+Drawn pixel for pixel with Pillow and saved in full colour: the dithering of a palette shows on every crop.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -18,9 +20,8 @@ from training.metrics import Evidence
 CROP_WIDTH, CROP_HEIGHT = 72, 144  # pixels of a drawn crop, whatever the file's size
 FRAME, GAP, MARGIN = 4, 6, 18  # pixels
 QUERY_GAP = 22  # between the query and its matches
-TITLE_HEIGHT, CAPTION_HEIGHT, NOTE_HEIGHT = 76, 40, 30
-PHOTO_COLOURS = 215  # of a palette's 256; the rest are tints of the drawing colours
-FULL_COLOUR_TILES = 20  # a sheet of more gets a palette
+TITLE_HEIGHT, CAPTION_HEIGHT, FILE_HEIGHT, NOTE_HEIGHT = 76, 40, 26, 30  # FILE_HEIGHT: more of a caption where files are named
+FILE_SIZE = 10  # of a file's name, smaller than a caption
 
 Colour = tuple[int, int, int]
 PAPER: Colour = (255, 255, 255)
@@ -33,12 +34,13 @@ WRONG: Colour = (215, 30, 35)
 
 @dataclass(frozen=True)
 class Tile:
-    """One crop on a sheet: uint8 [H, W, 3], its frame's colour, two lines of caption, and a tick, a cross or nothing."""
+    """One crop on a sheet: uint8 [H, W, 3], its frame's colour, two lines of caption, a tick, a cross or nothing, its file."""
 
     crop: np.ndarray
     frame: Colour
     caption: tuple[str, str] = ("", "")
     is_correct: bool | None = None
+    file: str = ""
 
 
 def pick_queries(evidence: Evidence, pids: np.ndarray, choice: str, *, count: int = 5, seed: int = 0) -> list[int]:
@@ -63,32 +65,62 @@ def rank_list(path: Path, evidence: Evidence, data: Dataset, queries: Sequence[i
 
     Raises ValueError without a query, or where a crop's file cannot be read.
     """
-    rows = [[query_tile(data, evidence, query), *match_tiles(data, evidence, query)] for query in queries]
+    roots = common_folder(data.query), common_folder(data.gallery)
+    rows = [[query_tile(data, evidence, query, roots[0]), *match_tiles(data, evidence, query, roots[1])] for query in queries]
     heads = ["query", *(str(rank) for rank in range(1, evidence.top_QK.shape[1] + 1))]
     note = "nearest first, junk left out; tick and green: the query's identity; cross and red: another, or a distractor"
     return save(path, draw(rows, heads=heads, title=title, subtitle=subtitle, note=note, gap_after_first=QUERY_GAP))
 
 
-def query_tile(data: Dataset, evidence: Evidence, query: int) -> Tile:
-    """Returns the query's crop with who it is and its AP."""
+def query_tile(data: Dataset, evidence: Evidence, query: int, root: str) -> Tile:
+    """Returns the query's crop with who it is, its AP and its file below `root`."""
     sample = data.query[query]
     camera = f", cam {sample.camid}" if data.has_cameras else ""
     caption = (f"pid {sample.pid}{camera}", f"AP {100 * evidence.ap[query]:.1f} %")
-    return Tile(load(sample), QUERY, caption)
+    return Tile(load(sample), QUERY, caption, file=os.path.relpath(sample.path, root))
 
 
-def match_tiles(data: Dataset, evidence: Evidence, query: int) -> list[Tile]:
-    """Returns the query's matches in rank order; a list that ends early is shorter."""
+def match_tiles(data: Dataset, evidence: Evidence, query: int, root: str) -> list[Tile]:
+    """Returns the query's matches in rank order, their files below `root`; a list that ends early is shorter."""
     matches = [data.gallery[index] for index in evidence.top_QK[query] if index >= 0]
-    return [match_tile(match, pid=data.query[query].pid, has_cameras=data.has_cameras) for match in matches]
+    return [match_tile(match, root, pid=data.query[query].pid, has_cameras=data.has_cameras) for match in matches]
 
 
-def match_tile(match: Sample, *, pid: int, has_cameras: bool) -> Tile:
+def match_tile(match: Sample, root: str, *, pid: int, has_cameras: bool) -> Tile:
     """Returns one match of a query of identity `pid`, framed; a distractor is always wrong."""
     is_distractor = match.pid == DISTRACTOR_PID
     is_correct = match.pid == pid and not is_distractor
     caption = ("distractor" if is_distractor else f"pid {match.pid}", f"cam {match.camid}" if has_cameras else "")
-    return Tile(load(match), CORRECT if is_correct else WRONG, caption, is_correct)
+    return Tile(load(match), CORRECT if is_correct else WRONG, caption, is_correct, os.path.relpath(match.path, root))
+
+
+def common_folder(samples: Sequence[Sample]) -> str:
+    """Returns the deepest folder that holds all crops: below it a file's name tells folders of identities and cameras."""
+    return os.path.commonpath([os.path.abspath(folder) for folder in {sample.path.parent for sample in samples}])
+
+
+def file_lines(file: str, *, width: float, size: int = FILE_SIZE) -> tuple[str, str]:
+    """Returns a file's name in two lines of at most `width` pixels: folder and name, or a name alone that is cut where it must.
+
+    A line that does not fit loses its middle; a letter that cannot be printed becomes a question mark.
+    """
+    printable = "".join(letter if letter.isprintable() else "?" for letter in file)
+    folder, slash, name = printable.rpartition("/")
+    if folder:
+        return shortened(folder + slash, width=width, size=size), shortened(name, width=width, size=size)
+    font = ImageFont.load_default(size)
+    length = next((end for end in range(len(name), 0, -1) if font.getlength(name[:end]) <= width), 1)
+    return name[:length], shortened(name[length:], width=width, size=size)
+
+
+def shortened(text: str, *, width: float, size: int) -> str:
+    """Returns the text without as much of its middle as `width` pixels have no room for."""
+    font = ImageFont.load_default(size)
+    kept, short = len(text), text
+    while kept > 2 and font.getlength(short) > width:
+        kept -= 1
+        short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return short
 
 
 def load(sample: Sample) -> np.ndarray:
@@ -114,48 +146,49 @@ def erasing_sheet(
     return save(path, draw([above, below], heads=heads, title=title, subtitle=subtitle, note=""))
 
 
-def tile_corner(row: int, column: int, *, gap_after_first: int = 0) -> tuple[int, int]:
+def tile_corner(row: int, column: int, *, gap_after_first: int = 0, caption_height: int = CAPTION_HEIGHT) -> tuple[int, int]:
     """Returns the left and top pixel of a tile's frame."""
     left = MARGIN + column * (CROP_WIDTH + 2 * FRAME + GAP) + (gap_after_first if column else 0)
-    return left, TITLE_HEIGHT + row * (CROP_HEIGHT + 2 * FRAME + CAPTION_HEIGHT)
+    return left, TITLE_HEIGHT + row * (CROP_HEIGHT + 2 * FRAME + caption_height)
 
 
 def draw(
     rows: Sequence[Sequence[Tile]], *, heads: Sequence[str], title: str, subtitle: str, note: str, gap_after_first: int = 0
 ) -> Image.Image:
-    """Returns a sheet of tiles in rows below their column heads, as an RGB or palette image; raises ValueError without a tile."""
+    """Returns a sheet of tiles in rows below their column heads, in RGB; raises ValueError without a tile."""
     if not any(rows):
         raise ValueError(f"{title}: got no crop to draw, wanted at least one")
-    width, bottom = tile_corner(len(rows), len(heads), gap_after_first=gap_after_first)
+    caption_height = CAPTION_HEIGHT + FILE_HEIGHT * any(tile.file for row in rows for tile in row)
+    place = partial(tile_corner, gap_after_first=gap_after_first, caption_height=caption_height)
+    width, bottom = place(len(rows), len(heads))
     width = max(width - GAP + MARGIN, 420)  # room for the titles above a single column
     sheet = Image.new("RGB", (width, bottom + NOTE_HEIGHT), PAPER)
-    crops = [tile.crop for row in rows for tile in row]
-    palette = photo_palette(crops) if len(crops) > FULL_COLOUR_TILES else None
     write(sheet, (MARGIN, 10), title, INK, size=18)
     write(sheet, (MARGIN, 34), subtitle, FAINT, size=13)
     write(sheet, (MARGIN, bottom + 4), note, FAINT, size=12)
     for column, head in enumerate(heads):
-        left, top = tile_corner(0, column, gap_after_first=gap_after_first)
+        left, top = place(0, column)
         write(sheet, (left + FRAME + CROP_WIDTH // 2, top - 17), head, FAINT, size=12, is_centred=True)
     for row, tiles in enumerate(rows):
         for column, tile in enumerate(tiles):
-            draw_tile(sheet, tile, tile_corner(row, column, gap_after_first=gap_after_first), palette)
-    return to_palette(sheet, palette) if palette else sheet
+            draw_tile(sheet, tile, place(row, column))
+    return sheet
 
 
-def draw_tile(sheet: Image.Image, tile: Tile, corner: tuple[int, int], palette: Image.Image | None) -> None:
-    """Draws one crop with its frame and caption; the photograph alone is dithered to the palette where there is one."""
+def draw_tile(sheet: Image.Image, tile: Tile, corner: tuple[int, int]) -> None:
+    """Draws one crop with its frame, its caption and the name of its file."""
     left, top = corner
     right, bottom = left + CROP_WIDTH + 2 * FRAME - 1, top + CROP_HEIGHT + 2 * FRAME - 1
     pen = ImageDraw.Draw(sheet)
     pen.rectangle((left, top, right, bottom), fill=tile.frame)
-    photo = fitted(tile.crop)
-    sheet.paste(photo.quantize(palette=palette).convert("RGB") if palette else photo, (left + FRAME, top + FRAME))
+    sheet.paste(fitted(tile.crop), (left + FRAME, top + FRAME))
     indent = 0 if tile.is_correct is None else 14
     if tile.is_correct is not None:
         sheet.paste(tile.frame, (left, bottom + 5), mark(is_correct=tile.is_correct))
     write(sheet, (left + indent, bottom + 4), tile.caption[0], INK, size=11)
     write(sheet, (left + indent, bottom + 18), tile.caption[1], FAINT, size=11)
+    for line, text in enumerate(file_lines(tile.file, width=right - left) if tile.file else ()):
+        write(sheet, (left, bottom + 32 + 13 * line), text, FAINT, size=FILE_SIZE)
 
 
 def write(sheet: Image.Image, corner: tuple[int, int], text: str, colour: Colour, *, size: int, is_centred: bool = False) -> None:
@@ -181,28 +214,6 @@ def mark(*, is_correct: bool) -> Image.Image:
 def fitted(crop: np.ndarray) -> Image.Image:
     """Returns a crop at the size it is drawn in."""
     return Image.fromarray(crop).resize((CROP_WIDTH, CROP_HEIGHT), Image.Resampling.LANCZOS)
-
-
-def photo_palette(crops: Sequence[np.ndarray]) -> Image.Image:
-    """Returns an image whose palette suits all crops together."""
-    montage = np.concatenate([np.asarray(fitted(crop)) for crop in crops])
-    return Image.fromarray(montage).quantize(PHOTO_COLOURS)
-
-
-def to_palette(sheet: Image.Image, photos: Image.Image) -> Image.Image:
-    """Returns the sheet with each pixel at the nearest of the photographs' colours and the drawing colours' tints.
-
-    Pillow's own conversion is nearest only to four levels and tinges white paper.
-    """
-    tints = [np.linspace(colour, PAPER, 8, endpoint=False) for colour in (INK, FAINT, CORRECT, WRONG, QUERY)]
-    colours = np.rint(np.concatenate([[PAPER], *tints, np.reshape(photos.getpalette() or [], (-1, 3))])).astype(np.int64)
-    packed = np.asarray(sheet, np.int64) @ (1 << 16, 1 << 8, 1)
-    unique, places = np.unique(packed, return_inverse=True)
-    pixels = np.stack([unique >> 16, unique >> 8 & 255, unique & 255], axis=1)
-    nearest = np.array([np.square(colours - pixel).sum(axis=1).argmin() for pixel in pixels])
-    result = Image.fromarray(nearest[places].astype(np.uint8).reshape(packed.shape))
-    result.putpalette(colours.ravel().tolist())
-    return result
 
 
 def save(path: Path, sheet: Image.Image) -> Path:

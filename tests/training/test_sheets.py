@@ -5,13 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from training import sheets
 from training.dataset import Dataset, Sample
 from training.metrics import Evidence
-from training.sheets import CORRECT, CROP_HEIGHT, CROP_WIDTH, FRAME, PAPER, QUERY, QUERY_GAP, WRONG, erasing_sheet, tile_corner
+from training.sheets import (
+    CAPTION_HEIGHT,
+    CORRECT,
+    CROP_HEIGHT,
+    CROP_WIDTH,
+    FILE_HEIGHT,
+    FRAME,
+    PAPER,
+    QUERY,
+    QUERY_GAP,
+    WRONG,
+    common_folder,
+    erasing_sheet,
+    file_lines,
+    tile_corner,
+)
 
+ROOT = "/"
 GALLERY_COLOURS = {1: (200, 60, 60), 2: (60, 60, 200), 0: (120, 120, 40)}
 
 
@@ -45,11 +61,16 @@ def data_fixture(tmp_path):
 def drawn(path, top, data, queries=(0, 1)):
     sheets.rank_list(path, evidence_of(top), data, queries, title="title", subtitle="subtitle")
     with Image.open(path) as image:
-        return image.convert("RGB")
+        assert image.mode == "RGB"
+        return image.copy()
+
+
+def corner_of(row, column):
+    return tile_corner(row, column, gap_after_first=QUERY_GAP, caption_height=CAPTION_HEIGHT + FILE_HEIGHT)
 
 
 def frame_of(image, row, column):
-    left, top = tile_corner(row, column, gap_after_first=QUERY_GAP)
+    left, top = corner_of(row, column)
     corners = {(left, top), (left + 2 * FRAME + CROP_WIDTH - 1, top + 2 * FRAME + CROP_HEIGHT - 1), (left + FRAME // 2, top + 50)}
     colours = {image.getpixel(corner) for corner in corners}
     assert len(colours) == 1
@@ -57,7 +78,7 @@ def frame_of(image, row, column):
 
 
 def middle_of(image, row, column):
-    left, top = tile_corner(row, column, gap_after_first=QUERY_GAP)
+    left, top = corner_of(row, column)
     return image.getpixel((left + FRAME + CROP_WIDTH // 2, top + FRAME + CROP_HEIGHT // 2))
 
 
@@ -78,14 +99,52 @@ def test_a_list_that_ends_early_leaves_paper(tmp_path, data):
     assert frame_of(image, 1, 2) == WRONG
 
 
-def test_a_large_sheet_has_a_palette_and_keeps_frames_and_paper_exact(tmp_path, data):
+def test_a_large_sheet_keeps_every_colour_exact(tmp_path, data):
     top = [[0, 1, 2] * 3 + [0], [1, 2, 0] * 3 + [1]]
     image = drawn(tmp_path / "sheet.png", top, data)
-    with Image.open(tmp_path / "sheet.png") as written:
-        assert written.mode == "P"
     assert [frame_of(image, 0, column) for column in range(11)] == [QUERY, *[CORRECT, WRONG, WRONG] * 3, CORRECT]
     assert image.getpixel((0, 0)) == PAPER
-    assert middle_of(image, 0, 1) == pytest.approx(GALLERY_COLOURS[1], abs=4)
+    assert [middle_of(image, 0, column) for column in (1, 2, 3)] == [GALLERY_COLOURS[pid] for pid in (1, 2, 0)]
+
+
+def test_a_crop_s_file_is_named_below_it(tmp_path, data):
+    image = np.asarray(drawn(tmp_path / "sheet.png", [[0, 1], [1, -1]], data))
+    for row, column, is_named in ((0, 0, True), (0, 2, True), (1, 1, True), (1, 2, False)):
+        left, top = corner_of(row, column)
+        below = top + CROP_HEIGHT + 2 * FRAME + CAPTION_HEIGHT - 8
+        assert (image[below : below + FILE_HEIGHT, left : left + CROP_WIDTH].min() < 200) == is_named
+
+
+def test_files_are_named_from_the_folder_that_holds_all_crops(tmp_path, data):
+    gallery = tuple(Sample(tmp_path / name, 1, 1) for name in ("anna/yard/1.png", "ben/yard/1.png"))
+    assert common_folder(gallery) == str(tmp_path)
+    tiles = sheets.match_tiles(data, evidence_of([[0, 1, 2]]), 0, common_folder(data.gallery))
+    assert [tile.file for tile in tiles] == ["g1.png", "g2.png", "g0.png"]
+    assert sheets.query_tile(data, evidence_of([[0]]), 0, str(tmp_path.parent)).file == f"{tmp_path.name}/q1.png"
+
+
+def test_relative_and_absolute_files_have_a_common_folder(tmp_path, data):
+    assert common_folder([*data.gallery, replace(data.gallery[0], path=Path("crop.png"))])
+
+
+@pytest.mark.parametrize(
+    ("file", "lines"),
+    [
+        ("1.png", ("1.png", "")),
+        ("0003_c4s1_000001_00.jpg", ("0003_c4s1_0000", "01_00.jpg")),
+        ("person0005/c1_000001.jpg", ("person0005/", "c1_000001.jpg")),
+        ("anna\n/\udcff.jpg", ("anna?/", "?.jpg")),
+    ],
+)
+def test_a_file_s_name_takes_two_lines(file, lines):
+    assert file_lines(file, width=79) == lines
+
+
+def test_a_name_that_does_not_fit_loses_its_middle():
+    folder, name = file_lines("person_of_a_very_long_name/camera_in_the_yard_000001.jpg", width=79)
+    assert folder.startswith("pers") and folder.endswith("me/")
+    assert name.startswith("cam") and name.endswith("1.jpg")
+    assert max(ImageFont.load_default(sheets.FILE_SIZE).getlength(line) for line in (folder, name)) <= 79
 
 
 def test_every_match_is_told_without_colour_too():
@@ -96,19 +155,19 @@ def test_every_match_is_told_without_colour_too():
 
 
 def test_a_distractor_says_so_and_others_give_their_pid(data):
-    captions = [tile.caption for tile in sheets.match_tiles(data, evidence_of([[0, 2]]), 0)]
+    captions = [tile.caption for tile in sheets.match_tiles(data, evidence_of([[0, 2]]), 0, ROOT)]
     assert captions == [("pid 1", "cam 2"), ("distractor", "cam 4")]
 
 
 def test_a_distractor_is_wrong_even_for_a_query_of_its_number(data):
-    tile = sheets.match_tile(data.gallery[2], pid=0, has_cameras=True)
+    tile = sheets.match_tile(data.gallery[2], ROOT, pid=0, has_cameras=True)
     assert (tile.is_correct, tile.frame) == (False, WRONG)
 
 
 def test_without_cameras_no_camera_is_named(data):
     data, evidence = replace(data, has_cameras=False), evidence_of([[0]])
-    assert sheets.match_tiles(data, evidence, 0)[0].caption == ("pid 1", "")
-    assert sheets.query_tile(data, evidence, 0).caption == ("pid 1", "AP 100.0 %")
+    assert sheets.match_tiles(data, evidence, 0, ROOT)[0].caption == ("pid 1", "")
+    assert sheets.query_tile(data, evidence, 0, ROOT).caption == ("pid 1", "AP 100.0 %")
 
 
 def test_a_crop_that_cannot_be_read_is_named(tmp_path, data):
