@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from gallery.schema import APPLICATION_ID, FIRST_SCHEMA, TABLES, migrate
 
 FILE = "gallery.sqlite"
 DRAFT = "gallery.sqlite.new"
+DRAFT_JOURNAL = "gallery.sqlite.new-journal"  # SQLite's own, while it fills the draft
 LOG = "gallery.sqlite-wal"
 REEMBEDDING = "reembedding"  # a folder of the gallery being made with another model: reembed.py
 LOCK = "lock"
@@ -52,6 +53,7 @@ class Database:
     def __init__(self, folder: Path, lock: int) -> None:
         self.folder = folder
         self._lock = lock
+        self._opened: list[tuple[int, int]] | None = []  # None while it is being replaced
         self._connect()
 
     @classmethod
@@ -88,7 +90,8 @@ class Database:
     @property
     def is_in_place(self) -> bool:
         """Whether the file and its log are still those that were opened; what is written to removed ones is lost."""
-        return self._connection is not None and _numbers(self.folder) == self._opened != []
+        opened = self._opened
+        return opened is None or _numbers(self.folder) == opened != []
 
     @property
     def schema_version(self) -> int:
@@ -139,10 +142,11 @@ class Database:
         """
         draft = self.folder / DRAFT
         with disk_errors(self.folder):
-            draft.unlink(missing_ok=True)
+            _remove_draft(self.folder)
             self.drop_reembedding()
             draft.touch(mode=0o600)  # SQLite fills an empty file; nobody may read it before it has the old one's mode
             self.connection.execute("VACUUM INTO ?", (str(draft),))
+            (self.folder / DRAFT_JOURNAL).unlink(missing_ok=True)  # SQLite says nothing when it cannot
         self.replace(draft)
 
     def replace(self, draft: Path) -> None:
@@ -167,14 +171,19 @@ class Database:
 
     def _connect(self) -> None:
         self._connection: sqlite3.Connection | None = None
-        self._connection = _connect(self.folder / FILE)
-        self._opened = _numbers(self.folder)
+        try:
+            self._connection = _connect(self.folder / FILE)
+            self._opened = _numbers(self.folder)
+        except BaseException:
+            self._opened = []
+            raise
 
     def _close_connection(self) -> None:
         """Writes the log into the file, removes it, and closes the file."""
         self._check_in_place()
         is_busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         assert not is_busy, "This is a bug: a reader of our own holds the log."
+        self._opened = None
         self.connection.close()
 
     def _check_in_place(self) -> None:
@@ -203,8 +212,9 @@ def _take_lock(folder: Path) -> int:
         os.close(lock)
         message = f"{folder} is open in another process (pid {holder}); stop that one, or give another folder"
         raise GalleryLocked(message) from error
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
+    with suppress(OSError):  # a full disk keeps nobody from searching; the number is for the message of whoever comes next
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
     return lock
 
 
@@ -212,7 +222,7 @@ def _make(folder: Path, space: Space) -> None:
     if (folder / LOG).exists():
         raise CorruptStore(f"{folder} holds {LOG} but not {FILE}; restore the missing file, or give an empty folder")
     draft = folder / DRAFT
-    draft.unlink(missing_ok=True)
+    _remove_draft(folder)
     with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")  # an unfinished draft is thrown away whole
         connection.executescript(TABLES)
@@ -227,12 +237,15 @@ def _make(folder: Path, space: Space) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Opens a gallery's file with its settings, its log emptied, its schema up to date."""
+    if path.is_file() and not os.access(path, os.R_OK | os.W_OK):  # of which SQLite says: disk I/O error
+        raise StoreUnavailable(f"{path} cannot be read and written; check its rights and whose it is")
     check_log(path.with_name(LOG))
     connection = sqlite3.connect(path.absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
     try:
+        # Before anything is read: no reader from outside can hold a checkpoint back, and no file is shared with any.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise CorruptStore(f"{path} is not a gallery's file; restore it from a snapshot, or give another folder")
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # no reader from outside can hold a checkpoint back
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -265,6 +278,11 @@ def _check_size(connection: sqlite3.Connection, path: Path) -> None:
         raise CorruptStore(
             f"{path} has {path.stat().st_size} bytes, wanted {pages * page_bytes}: it was cut short; restore a snapshot"
         )
+
+
+def _remove_draft(folder: Path) -> None:
+    for name in (DRAFT, DRAFT_JOURNAL):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _put_in_place(draft: Path, path: Path) -> None:

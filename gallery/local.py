@@ -137,8 +137,8 @@ class LocalGallery:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is open and can be searched; waits for nothing, so a change under way may go unseen."""
-        return not self._is_closed and self._mirror.is_in_step
+        """Whether it is open, can be searched and has its files; waits for nothing, so a change under way may go unseen."""
+        return not self._is_closed and self._mirror.is_in_step and self._store.database.is_in_place
 
     def enroll(self, entries: Sequence[NewEntry], *, space_id: str, remember: Remember | None = None) -> list[Enrolled]:
         """Enrolls all entries durably, or none; answers in the order given. Calls at the same time share an fsync.

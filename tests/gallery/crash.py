@@ -105,7 +105,7 @@ def check_gallery(gallery, made, *, index):
     found = contents(gallery)
     crowd = [token for token in found if token.startswith("crowd")]
     assert len(crowd) == (CROWD if index == "quantised" else 0)
-    settled = [_settle(gallery, found, history.states[len(history.ended) :]) for history in made]
+    settled = [settle(gallery, found, history.states[len(history.ended) :]) for history in made]
     for lane in settled:
         lane.ids = {token: found[token].entry_id for token in lane.entries}
     assert len(found) == len(crowd) + sum(len(lane.entries) for lane in settled)
@@ -130,7 +130,7 @@ def contents(gallery):
             return found
 
 
-def _settle(gallery, found, states):
+def settle(gallery, found, states):
     """That of the states of a lane in which it is found."""
     number = states[0].number
     keys = {key for lane in states for key in lane.answers}
@@ -170,7 +170,7 @@ def _check_told(gallery, found, result):
 
 def check_files(folder, made, settled):
     """No file is left over, and none holds a pid that was erased in this round."""
-    assert {path.name for path in folder.iterdir()} <= OWN_FILES
+    assert (names := {path.name for path in folder.iterdir()}) <= OWN_FILES, names
     content = b"".join(path.read_bytes() for path in folder.iterdir())
     for history, lane in zip(made, settled, strict=True):
         for pid in lane.erased - history.states[0].erased:
@@ -199,7 +199,7 @@ def _check_snapshot(path, made, first, last):
         assert gallery.faults() == []
         found = contents(gallery)
         for history in made:
-            _settle(gallery, found, history.between(first, last))
+            settle(gallery, found, history.between(first, last))
     shutil.rmtree(restored)
 
 

@@ -53,7 +53,7 @@ def _work(gallery, outside, lane, journal, rng):
         while True:
             op = _choose(lane, rng)
             journal.write(lane.number, "begin", op)
-            result = _perform(gallery, outside, lane, op)
+            result = perform(gallery, outside, lane, op)
             lane = lane.after(op)
             journal.write(lane.number, "end", result)
     except BaseException:
@@ -102,7 +102,7 @@ def _choose_entries(lane, rng, fresh, pids):
     return {"do": "enroll", "entries": entries, "key": f"request-{fresh}" if rng.random() < 0.4 else None}
 
 
-def _perform(gallery, outside, lane, op):
+def perform(gallery, outside, lane, op):
     """Does it, checks what it returns against the lane, and gives what the parent should know."""
     do, after = op["do"], lane.after(op)
     gone = len(lane.entries) - len(after.entries)
