@@ -28,8 +28,11 @@ from training.curves import (
     filled_span,
     has_center,
     headline,
+    is_measured,
     moving_mean,
     tested,
+    threshold_text,
+    unmeasured_note,
 )
 from training.dataset import Dataset
 from training.metrics import Evidence
@@ -100,26 +103,27 @@ def loss_curves(path: Path, curves: Mapping[str, Sequence[Line]]) -> Path:
             axis.plot(iterations, moving_mean(values, width=max(1, len(values) // 25)), color=colour, linewidth=1.8, label=name)
         label_axes(axis, x="iteration", y=label)
         axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_locator(whole_numbers())
         axis.legend(frameon=False, fontsize=9)
     return save(path, figure)
 
 
 def cmc_figure(result: EvalResult) -> Figure:
-    """Draws Rank-k in percent against k, with and without re-ranking where both are known."""
+    """Draws Rank-k in percent against k, and the re-ranked lists' at the ranks where it is known."""
     figure, (axis,) = blank(f"{result.data}: CMC", headline(result))
     ranks, shares = np.arange(1, len(result.cmc) + 1), 100 * np.array(result.cmc)
     axis.plot(ranks, shares, color=BLUE, linewidth=2, label="CMC")
-    bottom = max(0.0, shares[0] - 0.35 * max(100 - shares[0], 4.0))
-    for rank in (rank for rank in MARKED_RANKS if rank <= len(ranks)):
-        share = shares[rank - 1]
-        is_low = share - bottom < 0.1 * (100 - bottom)  # no room between the curve and the axis: above it
-        offset, side = ((0, 9), "right" if rank > 1 else "left") if is_low else ((7, -14), "left")
-        axis.plot(rank, share, "o", color=BLUE, markersize=6)
-        axis.annotate(f"rank-{rank} {share:.1f} %", (rank, share), offset, textcoords="offset points", fontsize=9, ha=side)
-    if result.rerank:
-        again = [100 * result.rerank[f"rank{rank}"] for rank in (1, 5, 10)]
-        axis.plot((1, 5, 10), again, "^", color=ORANGE, label=f"re-ranked: mAP {100 * result.rerank['mAP']:.1f} %")
-        axis.legend(frameon=False, loc="lower right", fontsize=9)
+    marked = {rank: float(shares[rank - 1]) for rank in MARKED_RANKS if rank <= len(ranks)}
+    rerank = result.rerank or {}
+    again = {rank: 100 * rerank[f"rank{rank}"] for rank in marked if f"rank{rank}" in rerank}
+    lowest = min([float(shares[0]), *again.values()])
+    bottom = max(0.0, lowest - 0.35 * max(100 - lowest, 4.0))
+    axis.plot(list(marked), list(marked.values()), "o", color=BLUE, markersize=6)
+    if again:
+        axis.plot(list(again), list(again.values()), "^", color=ORANGE, label=f"re-ranked: mAP {100 * rerank['mAP']:.1f} %")
+        legend_above(figure, axis.get_legend_handles_labels()[0])
+    for rank, share in marked.items():
+        name_rank(axis, rank, share, again.get(rank), room=(bottom, 100))
     label_axes(axis, x="rank k", y="valid queries with a correct match within k (%)")
     axis.set(xscale="log", xlim=(0.93, 1.05 * len(ranks)), ylim=(bottom, 100 + 0.05 * (100 - bottom)))
     axis.set_xticks(RANK_TICKS, map(str, RANK_TICKS))
@@ -127,17 +131,35 @@ def cmc_figure(result: EvalResult) -> Figure:
     return figure
 
 
+def name_rank(axis: Axes, rank: int, share: float, again: float | None, *, room: tuple[float, float]) -> None:
+    """Names a mark of the CMC and, below, the re-ranked one in its colour: under both marks, or above near the axis."""
+    texts = [(f"rank-{rank} {share:.1f} %", "#222226"), *([] if again is None else [(f"re-ranked {again:.1f} %", ORANGE)])]
+    low, high = min(share, again or share), max(share, again or share)
+    bottom, top = room
+    is_low = low - bottom < 0.08 * (len(texts) + 0.3) * (top - bottom)  # no room between the marks and the axis: above them
+    for line, (text, colour) in enumerate(texts):
+        down = 9 + 12 * (len(texts) - 1 - line) if is_low else -14 - 12 * line
+        offset, side = ((0 if is_low else 7, down), "right" if is_low and rank > 1 else "left")
+        place = (rank, high if is_low else low)
+        axis.annotate(text, place, offset, textcoords="offset points", fontsize=8.5, ha=side, color=colour)
+
+
 def roc_figure(result: EvalResult, evidence: Evidence) -> Figure:
-    """Draws the share of genuine pairs accepted against the share of impostor pairs accepted, from LOWEST_RATE on."""
-    pairs = f"{evidence.genuine_B.sum():,} genuine pairs, {evidence.impostor_B.sum():,} impostor pairs"
+    """Draws the share of genuine pairs accepted against that of impostor pairs, from the first impostor pair on."""
+    num_impostors = int(evidence.impostor_B.sum())
+    pairs = f"{evidence.genuine_B.sum():,} genuine pairs, {num_impostors:,} impostor pairs"
     figure, (axis,) = blank(f"{result.data}: verification ROC", f"{pairs}; {tested(result)}")
     false_rates, true_rates = verification.roc_curve(evidence.genuine_B, evidence.impostor_B)
-    axis.plot(np.maximum(false_rates, LOWEST_RATE), 100 * true_rates, color=BLUE, linewidth=2)
-    for rate in MARKED_RATES:
+    axis.plot(np.maximum(false_rates, max(LOWEST_RATE, 1 / num_impostors)), 100 * true_rates, color=BLUE, linewidth=2)
+    for rate in (rate for rate in MARKED_RATES if is_measured(rate, num_impostors)):
         share = 100 * verification.true_accept_rate(evidence.genuine_B, evidence.impostor_B, rate)
         axis.plot([rate, rate, LOWEST_RATE], [0, share, share], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.plot(rate, share, "o", color=BLUE, markersize=6)
-        axis.annotate(f"{share:.1f} %", (rate, share), (8, -14), textcoords="offset points", fontsize=9)
+        axis.plot(rate, share, "o", color=BLUE, markersize=6, clip_on=False)
+        offset, side = ((-7, 6), "right") if share < 10 else ((8, -14), "left")  # near the axis: above the curve
+        axis.annotate(
+            f"{share:.1f} %", (rate, share), offset, textcoords="offset points", fontsize=9, ha=side,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+        )  # fmt: skip
     label_axes(axis, x="impostor pairs accepted (false positive rate)", y="genuine pairs accepted (%)")
     axis.set(xscale="log", xlim=(LOWEST_RATE, 1), ylim=(0, 102))
     return figure
@@ -152,18 +174,20 @@ def score_figure(result: EvalResult, evidence: Evidence) -> Figure:
         heights, edges = bars(counts, evidence.edges, span=span)
         draw_bars(axis, heights, edges, colour=colour, label=f"{name} pairs ({counts.sum():,})")
         tallest = max(tallest, float(heights.max()))
-    left, right = min([edges[0], *result.far.values()]), max([edges[-1], *result.far.values()])
-    axis.set(xlim=(left, right + 0.02 * (right - left)), ylim=(0, 1.45 * tallest or 1))  # room for the thresholds' names
-    for names in close_groups(result.far, gap=0.025 * (right - left)):
-        threshold = result.far[names[0]]
-        axis.axvline(threshold, ymax=0.98, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-        text = "  ".join(f"FAR {100 * float(name):g} %: {result.far[name]:.3f}" for name in names)
+    num_impostors = int(evidence.impostor_B.sum())
+    far = {name: threshold for name, threshold in result.far.items() if is_measured(float(name), num_impostors)}
+    left, right = min([edges[0], *far.values()]), max([edges[-1], *far.values()])
+    right = max([right + 0.02 * (right - left), *(threshold + 0.06 * (right - left) for threshold in far.values())])
+    axis.set(xlim=(left, right), ylim=(0, 1.5 * tallest or 1))  # room for the thresholds' names
+    for names in close_groups(far, gap=0.045 * (right - left)):  # two lines of text are narrower
+        for name in names:
+            axis.axvline(far[name], ymax=0.98, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         axis.annotate(
-            text, (threshold, 0.97), (3, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-            rotation=90, va="top", fontsize=8, color="#333338",
+            threshold_text({name: far[name] for name in names}), (far[names[-1]], 0.97), (3, 0),
+            xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, va="top", fontsize=8, color="#333338",
         )  # fmt: skip
     score = "cosine" if result.metric == "cosine" else "minus the Euclidean distance"
-    label_axes(axis, x=f"{score} of the pair", y="pairs of the kind (% per bar)")
+    label_axes(axis, x=f"{score} of the pair{unmeasured_note(result.far, num_impostors)}", y="pairs of the kind (% per bar)")
     legend_above(figure, axis.get_legend_handles_labels()[0])
     return figure
 
@@ -186,6 +210,7 @@ def norm_figure(result: EvalResult, evidence: Evidence) -> Figure:
         axis.set(xlim=(0, highest), ylim=(0, 1.3 * counts.max()))
         axis.legend(frameon=False, loc="upper right", fontsize=9)
         label_axes(axis, x="L2 norm" if axis is axes[-1] else "", y="gallery crops")
+        axis.yaxis.set_major_locator(whole_numbers())
     figure.align_ylabels(axes)
     return figure
 
@@ -207,8 +232,8 @@ def rate_figure(columns: Mapping[str, np.ndarray], config: TrainConfig) -> Figur
         style = few if len(columns["epoch"]) < FEW_EPOCHS else {"linewidth": 7, "alpha": 0.25, "solid_capstyle": "butt"}
         axis.plot(columns["epoch"], columns["lr"], color=GREY, label="logged", drawstyle="steps-mid", **style)
     label_axes(axis, x="epoch", y="learning rate")
-    axis.set(yscale="log", xlim=(0, config.epochs + 1))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(yscale="log", xlim=(0.5, config.epochs + 0.5))
+    axis.xaxis.set_major_locator(whole_numbers())
     legend_above(figure, axis.get_legend_handles_labels()[0])
     return figure
 
@@ -236,8 +261,9 @@ def loss_figure(columns: Mapping[str, np.ndarray]) -> Figure:
     label_axes(axes[0], x="" if with_center else "epoch", y="loss")
     figure.align_ylabels(axes)
     for axis in axes:
+        axis.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
         axis.set_ylim(bottom=0)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(whole_numbers())
     return figure
 
 
@@ -251,6 +277,11 @@ def blank(
     figure.text(0.012, 1 - 0.10 / size[1], title, fontsize=12.5, va="top", color="#222226")
     figure.text(0.012, 1 - 0.34 / size[1], subtitle, fontsize=8.5, va="top", color=GREY)
     return figure, [figure.add_subplot(rows, panels // rows, number) for number in range(1, panels + 1)]
+
+
+def whole_numbers() -> MaxNLocator:
+    """Returns what puts ticks at whole numbers, and at one alone where the axis holds no more."""
+    return MaxNLocator(integer=True, min_n_ticks=1)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:

@@ -1,6 +1,7 @@
 """Pictures of curves: that they are written, whole, at their size, from the right numbers."""
 
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -111,6 +112,15 @@ def test_re_ranked_figures_stand_beside_the_cmc():
     rerank = {"rank1": 0.7, "rank5": 0.8, "rank10": 0.9, "mAP": 0.85, "mINP": 0.6, "k1": 20, "k2": 6, "blend": 0.3}
     figure = plots.cmc_figure(replace(RESULT, rerank=rerank))
     assert line_named(figure.axes[0], "re-ranked: mAP 85.0 %").get_ydata() == pytest.approx([70, 80, 90])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[:2] == ["rank-1 50.0 %", "re-ranked 70.0 %"]
+    assert texts[-2:] == ["re-ranked 90.0 %", f"rank-20 {100 * RESULT.cmc[19]:.1f} %"]
+
+
+def test_a_re_ranked_rank_20_is_drawn_where_it_is_known():
+    rerank = {"rank1": 0.7, "rank5": 0.8, "rank10": 0.9, "rank20": 0.95, "mAP": 0.85}
+    figure = plots.cmc_figure(replace(RESULT, rerank=rerank))
+    assert line_named(figure.axes[0], "re-ranked: mAP 85.0 %").get_xdata().tolist() == [1, 5, 10, 20]
 
 
 def test_a_cmc_of_zero_and_one_of_a_hundred_are_drawn():
@@ -121,6 +131,7 @@ def test_a_cmc_of_zero_and_one_of_a_hundred_are_drawn():
 
 def test_the_roc_marks_the_shares_at_its_three_rates():
     evidence = evidence_of()
+    evidence = replace(evidence, impostor_B=2 * evidence.impostor_B)
     texts = [text.get_text() for text in plots.roc_figure(RESULT, evidence).axes[0].texts]
     shares = [verification.true_accept_rate(evidence.genuine_B, evidence.impostor_B, rate) for rate in (1e-4, 1e-3, 1e-2)]
     assert texts == [f"{100 * share:.1f} %" for share in shares]
@@ -128,16 +139,62 @@ def test_the_roc_marks_the_shares_at_its_three_rates():
 
 def test_the_roc_rises_to_everything_accepted():
     curve = plots.roc_figure(RESULT, evidence_of()).axes[0].lines[0]
-    assert (curve.get_xdata()[0], curve.get_xdata()[-1], curve.get_ydata()[-1]) == (plots.LOWEST_RATE, 1, 100)
+    assert (curve.get_xdata()[0], curve.get_xdata()[-1], curve.get_ydata()[-1]) == (1 / 5_000, 1, 100)
     assert (np.diff(curve.get_ydata()) >= 0).all()
 
 
-def test_every_threshold_is_drawn_and_close_ones_share_a_line():
-    axes = plots.score_figure(RESULT, evidence_of()).axes[0]
-    texts = ["FAR 10 %: 0.200", "FAR 1 %: 0.400  FAR 0.1 %: 0.410", "FAR 0.01 %: 0.995"]
+def test_every_threshold_is_drawn_and_close_ones_share_a_name():
+    evidence = evidence_of()
+    axes = plots.score_figure(RESULT, replace(evidence, impostor_B=2 * evidence.impostor_B)).axes[0]
+    texts = ["FAR 10 %: 0.200", "FAR 1 % to 0.1 %\n0.400 to 0.410", "FAR 0.01 %: 0.995"]
     assert [text.get_text() for text in axes.texts] == texts
-    assert [line.get_xdata()[0] for line in axes.lines] == [0.2, 0.4, 0.995]
+    assert [line.get_xdata()[0] for line in axes.lines] == [0.2, 0.4, 0.41, 0.995]
     assert axes.get_xlim()[1] > 0.995
+
+
+def test_a_rate_of_less_than_one_pair_is_not_drawn_as_measured():
+    axes = plots.score_figure(RESULT, evidence_of()).axes[0]
+    assert [line.get_xdata()[0] for line in axes.lines] == [0.2, 0.4, 0.41]
+    assert axes.get_xlabel() == "cosine of the pair (FAR 0.01 %: less than one impostor pair, not shown)"
+
+
+def boxes(figure, axis):
+    figure.draw_without_rendering()
+    return [text.get_window_extent() for text in axis.texts], axis.get_window_extent()
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.02, 0.06])
+def test_the_names_of_thresholds_stay_apart(distance):
+    evidence = evidence_of()
+    far = {name: 0.9 + place * distance for place, name in enumerate(RESULT.far)}
+    figure = plots.score_figure(replace(RESULT, far=far), replace(evidence, impostor_B=2 * evidence.impostor_B))
+    names, inside = boxes(figure, figure.axes[0])
+    for left, right in pairwise(names):
+        assert left.x1 < right.x0
+    assert names[-1].x1 <= inside.x1
+
+
+@pytest.mark.parametrize("mean", [-0.9, 0.0, 0.9])
+def test_the_names_of_the_roc_stay_above_its_axis_and_apart(mean):
+    edges = verification.bin_edges(-1, 1)
+    impostors = 10 * histogram(0.0, edges=edges, seed=1)
+    figure = plots.roc_figure(RESULT, evidence_of(genuine_B=histogram(mean, edges=edges, seed=0), impostor_B=impostors))
+    names, inside = boxes(figure, figure.axes[0])
+    assert len(names) == 3
+    assert min(name.y0 for name in names) > inside.y0
+    assert min(name.x0 for name in names) > inside.x0
+    for left, right in pairwise(names):
+        assert left.x1 < right.x0
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.3), (0.5, 0.3), (1.0, 1.0)])
+def test_the_names_of_the_cmc_stay_inside_and_apart(shares):
+    plain, again = shares
+    rerank = {"rank1": again, "rank5": again, "rank10": again, "mAP": again}
+    figure = plots.cmc_figure(replace(RESULT, cmc=(plain,) * 50, rerank=rerank))
+    names, inside = boxes(figure, figure.axes[0])
+    assert min(name.y0 for name in names) > inside.y0
+    assert not any(one.overlaps(other) for one, other in combinations(names, 2))
 
 
 def test_euclidean_scores_have_their_name_and_no_threshold():
@@ -186,6 +243,20 @@ def test_a_run_of_one_epoch_gives_its_schedule_and_its_losses(tmp_path):
 
 def test_a_run_without_a_line_has_a_schedule_only(tmp_path):
     assert [path.name for path in plots.training_pictures(tmp_path, [], TrainConfig(epochs=1))] == ["lr.png"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_epochs_are_whole_and_none_is_shown_that_was_not_run(count):
+    columns = by_epoch(lines_of(count))
+    for figure in (plots.loss_figure(columns), plots.rate_figure(columns, TrainConfig(epochs=count))):
+        axis = figure.axes[0]
+        low, high = axis.get_xlim()
+        assert [tick for tick in axis.get_xticks() if low <= tick <= high] == list(range(1, count + 1))
+
+
+def test_crops_are_counted_in_whole_numbers():
+    ticks = plots.norm_figure(RESULT, evidence_of()).axes[0].get_yticks()
+    assert ticks.tolist() == np.rint(ticks).tolist()
 
 
 def test_losses_are_drawn_by_epoch_with_accuracy_on_the_right():
