@@ -20,10 +20,10 @@ Kind = Literal["exact", "quantised"]
 
 AUTO_FROM = 20_000  # entries from which auto makes a first pass; below, an exact scan takes a few milliseconds
 LEAST = 256  # rows that a search looks at in any case: as quick as ten, and often settles what ten would not
-FIRST = 2 * LEAST  # candidates of the first pass to begin with
-PER_RESULT = 4  # candidates of the first pass for every result wanted
-GROWTH = 4  # where a list settles nothing, the next one is so many times as long
+GROWTH = 4  # where an exact scan's list settles nothing, the next one is so many times as long
+CANDIDATES = (1024, 4096)  # of a first pass, and of a second one; beyond that, an exact scan is as quick
 WORTH = 8  # a first pass is worth its time while it keeps at most this fraction of the rows
+FEW = 1024  # rows that are quicker to copy than to find among all
 BLOCK = 4096  # rows whose cosines are all wanted, at a time: FAISS sorts them, in cache
 
 
@@ -37,8 +37,8 @@ class Index:
     def __init__(self, dim: int, choice: IndexChoice) -> None:
         self._dim = dim
         self._choice = choice
-        self._rows = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        self._first_pass: FirstPass | None = None
+        self._rows = _half_precision(dim)
+        self._first_pass = FirstPass(dim) if choice == "quantised" else None
 
     def __len__(self) -> int:
         return int(self._rows.ntotal)
@@ -46,7 +46,7 @@ class Index:
     @property
     def kind(self) -> Kind:
         """How searches among many rows are answered."""
-        return "quantised" if self._choice == "quantised" or self._first_pass is not None else "exact"
+        return "exact" if self._first_pass is None else "quantised"
 
     def add(self, embeddings: Halves | Floats) -> None:
         """Appends embeddings [n, D], kept in half precision."""
@@ -54,8 +54,9 @@ class Index:
         self._rows.add_sa_codes(rows.view(np.uint8))
         if self._first_pass is not None:
             self._first_pass.add(rows)
-        elif self._choice != "exact" and len(self) >= (AUTO_FROM if self._choice == "auto" else FIRST * WORTH):
-            self._first_pass = FirstPass(self.rows())
+        elif self._choice == "auto" and len(self) >= AUTO_FROM:
+            self._first_pass = FirstPass(self._dim)
+            self._first_pass.add(self.rows())
 
     def remove(self, positions: Ids) -> None:
         """Removes rows; the rest close up in order."""
@@ -77,17 +78,13 @@ class Index:
 
         No row that a list leaves out has a cosine above the list's last one; the last list holds every row. `least` is
         how many are wanted, as far as one can say: the first list may hold fewer, or more. `only`, positions, is applied
-        inside the scan. While a first pass serves, all this holds as far as its errors are normally distributed (see
-        quantised.reach); by the exact scan it always holds.
+        inside the scan. While a first pass serves, all this holds as far as quantised.reach does; by the exact scan it
+        always holds.
         """
         num = len(self) if only is None else len(only)
         selector = None if only is None else _selector(only, len(self))
         if self._first_pass is not None:
-            count = max(FIRST, PER_RESULT * least)
-            while WORTH * count <= num:
-                candidates, estimates = self._first_pass.candidates(query, count, selector)
-                yield from self._proven(query, candidates, estimates)
-                count *= GROWTH
+            yield from self._proven(self._first_pass, query, least, selector, num // WORTH)
         size = max(LEAST, least)
         while size < num:
             yield self._scanned(query, size, selector)
@@ -100,15 +97,21 @@ class Index:
         different: NDArray[np.bool_] = (self.rows()[positions].view(np.uint16) != embeddings.view(np.uint16)).any(axis=1)
         return different if self._first_pass is None else different | self._first_pass.differing(positions, embeddings)
 
-    def _proven(self, query: Floats, candidates: Ids, estimates: Floats) -> Iterator[tuple[Ids, Floats]]:
-        """Those of a first pass's candidates before which nothing else can be expected to come, looking at ever more."""
-        cosines = np.empty(0, np.float32)
-        while len(cosines) < len(candidates):
-            num_seen = len(cosines)
-            num = max(LEAST, 2 * num_seen)
-            cosines = np.concatenate([cosines, self._cosines(query, candidates[num_seen:num])])
-            is_proven = cosines > reach(estimates[: len(cosines)], cosines)
-            yield _sorted(candidates[: len(cosines)][is_proven], cosines[is_proven])
+    def _proven(
+        self, first_pass: FirstPass, query: Floats, least: int, selector: Any | None, most: int
+    ) -> Iterator[tuple[Ids, Floats]]:
+        """Of ever more candidates, up to `most`, those before which nothing else can be expected to come."""
+        num_seen = max(LEAST, 2 * least)
+        for count in (min(count, most) for count in CANDIDATES):
+            if num_seen > count:
+                continue
+            candidates, differences = first_pass.candidates(query, count, selector)
+            cosines = np.empty(0, np.float32)
+            while len(cosines) < count:
+                cosines = np.concatenate([cosines, self._cosines(query, candidates[len(cosines) : num_seen])])
+                is_proven = cosines > reach(differences[: len(cosines)], cosines, self._dim)
+                yield _sorted(candidates[: len(cosines)][is_proven], cosines[is_proven])
+                num_seen *= 2
 
     def _scanned(self, query: Floats, size: int, selector: Any | None) -> tuple[Ids, Floats]:
         """The `size` closest of the selected rows, which are more than that."""
@@ -117,15 +120,30 @@ class Index:
         return _sorted(positions[0], cosines[0])
 
     def _cosines(self, query: Floats, positions: Ids) -> Floats:
-        """The cosines of these rows, float32 [n], in their order: about twice the time of a scan for as many closest."""
+        """The cosines of these rows, float32 [n], in their order; of all rows, several times a scan for the closest."""
+        if len(positions) <= FEW:
+            few = _half_precision(self._dim)
+            few.add_sa_codes(self.rows()[positions].view(np.uint8))
+            return _in_order(few.search(query[np.newaxis], max(1, len(positions))), np.arange(len(positions)))
         cosines = np.empty(len(positions), np.float32)
         for start in range(0, len(positions), BLOCK):
             block = positions[start : start + BLOCK]
             parameters = faiss.SearchParameters(sel=_selector(block, len(self)))
-            found, places = self._rows.search(query[np.newaxis], len(block), params=parameters)
-            rising = np.argsort(block)
-            cosines[start + rising[np.searchsorted(block[rising], places[0])]] = found[0]
+            found = self._rows.search(query[np.newaxis], len(block), params=parameters)
+            cosines[start : start + BLOCK] = _in_order(found, block)
         return cosines
+
+
+def _half_precision(dim: int) -> Any:
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _in_order(found: tuple[Floats, Ids], positions: Ids) -> Floats:
+    """The cosines of a search for these positions alone, float32 [n], in their order."""
+    cosines = np.empty(len(positions), np.float32)
+    rising = np.argsort(positions)
+    cosines[rising[np.searchsorted(positions[rising], found[1][0, : len(positions)])]] = found[0][0, : len(positions)]
+    return cosines
 
 
 def _sorted(positions: Ids, cosines: Floats) -> tuple[Ids, Floats]:

@@ -1,10 +1,10 @@
 """The first pass over many rows: one bit a dimension, and what it must show before it is believed.
 
-RaBitQ (Gao and Long, SIGMOD 2024) as FAISS scans it: the signs of a row about a centre, and two factors that turn
-agreement of signs into an estimate of the cosine. Two differences: rows are turned by a Kronecker product of two small
-rotations, 40 times cheaper than a full one; and the error of every search is measured on its own candidates, not bounded
-beforehand. We make the codes ourselves, byte for byte as FAISS would (a test compares them), because its own coding
-would take most of the time of opening a gallery.
+Two rows whose signs differ in a share p of the dimensions, after a random rotation, lie at an angle of about pi * p
+(Goemans and Williamson 1995, Charikar 2002). Two differences: the rotation is a Kronecker product of two small ones,
+dozens of times cheaper than a full one; and the angle is not taken from the signs alone: the error of every search is
+measured on its own candidates too. RaBitQ adds two factors and a finer query to the signs; its scan took twice the time
+and found no more (docs/DECISIONS.md).
 """
 
 from __future__ import annotations
@@ -22,25 +22,19 @@ Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 Bytes = NDArray[np.uint8]
 
-SAMPLE = 4096  # rows that the centre is the mean of
 BLOCK = 256  # rows coded at a time: 2 MB in float32 at D = 2048, which stays in cache
-FACTORS = 8  # bytes after the signs of a code: two float32
-QUERY_BITS = 2  # of each dimension of a query; 4 estimate better and take half as long again, for the same results
-SIGMAS = 4.0  # of the estimates' error: how far beyond the last candidate's estimate an unseen row may still lie
+SIGMAS = 4.0  # how far beyond the line's end an unseen row may lie; at 3, a search among random rows lost 3 % of the ten
+SIGMAS_EACH = 3.0  # how far one row's differing signs may stray from its angle, and all rows like it with it
 
 
 class FirstPass:
-    """The codes of all rows, in their order; estimates only, so whoever searches looks at the rows themselves again."""
+    """The signs of all rows, in their order; they estimate only, so whoever searches looks at the rows themselves again."""
 
-    def __init__(self, rows: Halves) -> None:
-        """Codes rows float16 [n, D], n >= 1, about the mean of an even sample of them; later rows keep that centre."""
-        dim = rows.shape[1]
-        few = next(size for size in range(math.isqrt(dim), 0, -1) if dim % size == 0)
-        self._rotations = _rotation(few), _rotation(dim // few)
-        self._index = faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT)
-        self._index.train(self._rotated(rows[:: math.ceil(len(rows) / SAMPLE)]))
-        self._centre: Floats = faiss.vector_to_array(self._index.center)
-        self.add(rows)
+    def __init__(self, dim: int) -> None:
+        left = next(size for size in range(math.isqrt(dim), 0, -1) if dim % size == 0)
+        self._rotations = _rotation(left), _rotation(dim // left)
+        self._index = faiss.IndexBinaryFlat(8 * math.ceil(dim / 8))
+        self._index.use_heap = False  # sorts by counting: quicker for many candidates, and takes 8 D bytes for each
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -48,21 +42,21 @@ class FirstPass:
     def add(self, rows: Halves) -> None:
         """Appends rows float16 [n, D]."""
         for start in range(0, len(rows), BLOCK):
-            self._index.add_sa_codes(self._coded(rows[start : start + BLOCK]))
+            self._index.add(self._coded(rows[start : start + BLOCK]))
 
     def remove(self, selector: Any) -> None:
         """Takes out the selected positions; the rest close up in order."""
         self._index.remove_ids(selector)
 
-    def candidates(self, query: Floats, count: int, selector: Any | None) -> tuple[Ids, Floats]:
-        """Positions and estimates of the `count` selected rows that look closest, by falling estimate."""
-        parameters = faiss.RaBitQSearchParameters(qb=QUERY_BITS, sel=selector)
-        estimates, positions = self._index.search(self._rotated(query[np.newaxis]), count, params=parameters)
-        return positions[0], estimates[0]
+    def candidates(self, query: Floats, count: int, selector: Any | None) -> tuple[Ids, Ids]:
+        """Positions of the `count` selected rows that differ from query in the fewest signs, and in how many, rising."""
+        parameters = None if selector is None else faiss.SearchParameters(sel=selector)
+        differences, positions = self._index.search(self._coded(query[np.newaxis]), count, params=parameters)
+        return positions[0], differences[0]
 
     def differing(self, positions: Ids, rows: Halves) -> NDArray[np.bool_]:
         """Which codes are not those of rows float16 [n, D]; bool [n]."""
-        held = faiss.rev_swig_ptr(self._index.codes.data(), len(self) * self._index.code_size).reshape(len(self), -1)
+        held = faiss.rev_swig_ptr(self._index.xb.data(), len(self) * self._index.code_size).reshape(len(self), -1)
         different: NDArray[np.bool_] = (held[positions] != self._coded(rows)).any(axis=1)
         return different
 
@@ -73,32 +67,31 @@ class FirstPass:
         rotated: Floats = np.asarray(mixed, np.float32).reshape(rows.shape)
         return rotated
 
-    def _coded(self, rows: Halves) -> Bytes:
-        """Codes uint8 [n, ceil(D / 8) + 8] of rows float16 [n, D]."""
-        wide = self._rotated(rows)
-        lengths = np.einsum("nd,nd->n", wide, wide)
-        wide -= self._centre
-        signs = np.packbits(wide > 0, axis=1, bitorder="little")
-        residues = np.einsum("nd,nd->n", wide, wide)
-        sums = np.abs(wide, out=wide).sum(axis=1)
-        scales = np.divide(residues, sums, out=np.zeros_like(sums), where=sums > 0) * np.float32(math.sqrt(rows.shape[1]))
-        factors = np.stack([residues - lengths, scales], axis=1)
-        return np.concatenate([signs, factors.view(np.uint8)], axis=1)
+    def _coded(self, rows: Halves | Floats) -> Bytes:
+        """Codes uint8 [n, ceil(D / 8)] of rows [n, D]."""
+        return np.packbits(self._rotated(rows) > 0, axis=1)
 
 
-def reach(estimates: Floats, cosines: Floats) -> float:
+def reach(differences: Ids, cosines: Floats, dim: int) -> float:
     """The cosine that no row outside the candidates may be expected to exceed.
 
-    Fits a line from estimates to cosines over the candidates, float32 [count] each, estimates falling. A row outside
-    has at most the last estimate; the line there, and SIGMAS standard deviations of what the line leaves over, is how
-    far it may reach. Candidates are selected by their estimates alone, so the fit is not biased by the selection.
+    A row outside differs in at least as many signs as the last candidate. Two readings of that, and the higher one counts.
+    Over all rotations, the share of signs that differ is binomial about the angle's: SIGMAS_EACH deviations of that. Over
+    the candidates, a line from differences to cosines leaves something over: SIGMAS deviations of that beyond the line's
+    end. The second sees what rows of few dimensions do to the rotation's mixing, the first that near-equal rows, a person
+    who stood still, err alike and would otherwise vouch for each other. Candidates are selected by their differences
+    alone, so the line is not biased by the selection.
+
+    Args: differences: int [n], rising, of candidates; cosines: float32 [n], theirs.
     """
-    x, y = estimates.astype(np.float64), cosines.astype(np.float64)
+    share = float(differences[-1]) / dim
+    nearest = max(0.0, share - SIGMAS_EACH * math.sqrt(share * (1 - share) / dim))
+    x, y = -differences.astype(np.float64), cosines.astype(np.float64)
     x -= x.mean()
     spread = float(x @ x)
-    slope = float(x @ y) / spread if spread > 0 else 0.0
+    slope = max(0.0, float(x @ y) / spread) if spread > 0 else 0.0
     left_over = y - y.mean() - slope * x
-    return float(y.mean() + max(0.0, slope) * x[-1] + SIGMAS * left_over.std())
+    return max(math.cos(math.pi * nearest), float(y.mean() + slope * x[-1] + SIGMAS * left_over.std()))
 
 
 def _rotation(size: int) -> Floats:

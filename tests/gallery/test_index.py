@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gallery.index import AUTO_FROM, FIRST, LEAST, WORTH, Index
+from gallery.index import AUTO_FROM, CANDIDATES, LEAST, WORTH, Index
 from gallery.quantised import FirstPass
 
 NUM, DIM = 4500, 64
@@ -39,6 +39,12 @@ def assert_closest(index, rows, query, least, only=None):
         assert np.abs(cosines - np.sort(every[admitted])[::-1][: len(cosines)]).max(initial=0) < 2e-6
         assert np.lexsort((positions, -cosines)).tolist() == list(range(len(positions)))
     assert len(positions) == len(admitted)
+
+
+def first_pass_of(rows):
+    made = FirstPass(DIM)
+    made.add(rows)
+    return made
 
 
 def first(index, query):
@@ -79,11 +85,20 @@ def test_rows_come_back_bit_for_bit_after_additions_and_removals(unit, choice):
 
 def test_a_few_candidates_settle_a_search_among_clusters(unit):
     centres = unit(NUM // 20, dim=DIM)
-    rows = unit_rows(np.repeat(centres, 20, axis=0) + 0.5 * unit(NUM, dim=DIM))
+    rows = unit_rows(np.repeat(centres, 20, axis=0) + 0.3 * unit(NUM, dim=DIM))
     index = Index(DIM, "quantised")
     index.add(rows)
     lengths = [len(first(index, row.astype(np.float32))[0]) for row in rows[::100]]
     assert min(lengths) >= 11 and max(lengths) < LEAST  # a scan would give LEAST, a proof gives what it proves
+
+
+def test_candidates_that_settle_nothing_are_followed_by_more_and_then_by_a_scan(unit):
+    rows = unit(CANDIDATES[0] * WORTH * 2, dim=16).astype(np.float16)
+    index = Index(16, "quantised")
+    index.add(rows)
+    lengths = [len(positions) for positions, _ in index.closest(rows[0].astype(np.float32), 1)]
+    assert max(lengths[:4]) < LEAST <= lengths[-2] and lengths[-1] == len(rows)
+    assert_closest(index, rows, rows[0].astype(np.float32), 1)
 
 
 @pytest.mark.parametrize("shape", ["other rows", "one row"])
@@ -92,7 +107,7 @@ def test_a_first_pass_that_knows_nothing_is_not_believed(unit, shape):
     index = Index(DIM, "quantised")
     index.add(rows)
     wrong = unit(NUM, dim=DIM) if shape == "other rows" else np.tile(unit(dim=DIM), (NUM, 1))
-    index._first_pass = FirstPass(wrong.astype(np.float16))
+    index._first_pass = first_pass_of(wrong.astype(np.float16))
     for query in unit(5, dim=DIM):
         assert_closest(index, rows, query, 11)
 
@@ -101,7 +116,7 @@ def test_rows_or_codes_that_differ_are_found(unit):
     rows = unit(NUM, dim=DIM).astype(np.float16)
     index = Index(DIM, "quantised")
     index.add(rows)
-    index._first_pass = FirstPass(np.concatenate([rows[:9], -rows[9:10], rows[10:]]))
+    index._first_pass = first_pass_of(np.concatenate([rows[:9], -rows[9:10], rows[10:]]))
     index.rows()[7, 0] += np.float16(1)
     assert np.flatnonzero(index.differing(np.arange(NUM), rows)).tolist() == [7, 9]
 
@@ -124,10 +139,9 @@ def test_auto_turns_from_exact_to_quantised_and_stays():
     assert first(index, np.array([0.6, 0.8], np.float32))[1] == pytest.approx([1.4])
 
 
-def test_a_forced_choice_holds_at_every_size(unit):
-    exact, quantised = Index(8, "exact"), Index(8, "quantised")
-    assert quantised.kind == "quantised"
-    for index in (exact, quantised):
-        index.add(unit(FIRST * WORTH))
-    assert (exact.kind, quantised.kind) == ("exact", "quantised")
-    assert exact._first_pass is None and quantised._first_pass is not None
+def test_a_forced_choice_holds_at_every_size():
+    for choice in ("exact", "quantised"):
+        index = Index(2, choice)
+        assert index.kind == choice
+        index.add(np.ones((AUTO_FROM, 2), np.float16))
+        assert index.kind == choice

@@ -11,7 +11,7 @@ from gallery.errors import EntryNotFound
 from gallery.memory import Memory
 from gallery.store import Rows
 
-NUM, DIM, PEOPLE = 4500, 64, 120
+NUM, DIM, PEOPLE = 3000, 64, 120
 
 
 def take(rows, places):
