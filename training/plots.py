@@ -134,7 +134,8 @@ def cmc_figure(result: EvalResult) -> Figure:
 def name_rank(axis: Axes, rank: int, share: float, again: float | None, *, room: tuple[float, float]) -> None:
     """Names a mark of the CMC and, below, the re-ranked one in its colour: under both marks, or above near the axis."""
     texts = [(f"rank-{rank} {share:.1f} %", "#222226"), *([] if again is None else [(f"re-ranked {again:.1f} %", ORANGE)])]
-    low, high = min(share, again or share), max(share, again or share)
+    marks = [share] if again is None else [share, again]
+    low, high = min(marks), max(marks)
     bottom, top = room
     is_low = low - bottom < 0.08 * (len(texts) + 0.3) * (top - bottom)  # no room between the marks and the axis: above them
     for line, (text, colour) in enumerate(texts):
