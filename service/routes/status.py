@@ -15,6 +15,11 @@ from service.schemas import NoQuery
 
 router = APIRouter(tags=["service"])
 
+GALLERY_NOT_READY = (
+    "closed, its index could not be rebuilt, or its files were removed or replaced; put them back or restore a snapshot, "
+    "then restart the service"
+)
+
 
 @router.get("/model", dependencies=[READS, only(NoQuery)])
 async def show_model(parts: PartsDep) -> Response:
@@ -47,7 +52,7 @@ async def readyz(request: Request, parts: PartsDep) -> Response:
     await parts.pipeline.recover()
     states, code = {"model": "ready", "gallery": "ready"}, None
     if not parts.gallery.is_ready:
-        states["gallery"], code = "closed, or its index could not be rebuilt; restart the service", "gallery_not_ready"
+        states["gallery"], code = GALLERY_NOT_READY, "gallery_not_ready"
     try:
         parts.pipeline.check_ready()
     except ModelNotReady as error:

@@ -89,7 +89,8 @@ def test_a_service_whose_gallery_is_closed_is_not_ready(client):
 
 
 def test_readiness_waits_for_no_change_of_the_gallery(client):
-    with client.app.state.parts.gallery._writing:
+    gallery = client.app.state.parts.gallery
+    with gallery._using_store, gallery._mirror._turns.writing():
         assert client.get("/readyz").status_code == 200
 
 
