@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,11 +53,35 @@ def test_documented_make_targets_exist() -> None:
     assert asked and asked <= targets
 
 
-@pytest.mark.parametrize("module", sorted({command[0] for command in module_commands()}))
-def test_documented_modules_run_and_know_their_flags(module: str) -> None:
-    shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    flags = {word for command in module_commands() if command[0] == module for word in command if word.startswith("--")}
-    assert {flag for flag in flags if flag not in shown} == set()
+def programs() -> dict[tuple[str, ...], set[str]]:
+    """Every documented program, with its command where it has several, and the flags that documents give it."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for module, *words in module_commands():
+        program = (module, *words[:1]) if module == "gallery" else (module,)
+        found.setdefault(program, set()).update(word for word in words if word.startswith("--"))
+    return found
+
+
+@pytest.mark.parametrize("program", sorted(programs()), ids=" ".join)
+def test_documented_programs_run_and_know_their_flags(program: tuple[str, ...]) -> None:
+    asked = [sys.executable, "-m", *program, "--help"]
+    shown = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {flag for flag in programs()[program] if flag not in shown} == set()
+
+
+def test_the_readmes_gallery_commands_work_one_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "var" / "gallery").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "golden" / "gallery_v2.sqlite", tmp_path / "var" / "gallery" / "gallery.sqlite")
+    lines = [line for line in code_lines("README.md") if " -m gallery " in line]
+    assert len(lines) == 9
+    for line in lines:
+        command = shlex.split(line)[1:]
+        if "reembed" in command:
+            continue  # tests/gallery/test_reembed.py: it wants crops and a model
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert (done.returncode, done.stderr) == (0, ""), line
 
 
 def test_every_test_that_architecture_names_exists() -> None:
