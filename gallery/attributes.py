@@ -25,16 +25,17 @@ class Attributes:
 
     def __init__(self) -> None:
         self._num = 0
-        self._rows = np.empty((3, MIN_CAPACITY), np.int64)  # both halves of the digest, and the entry_id
+        self._rows = np.zeros((3, MIN_CAPACITY), np.int64)  # both halves of the digest, and the entry_id
 
     def add(self, entry_ids: Sequence[int], texts: Sequence[str]) -> None:
         """Appends the attributes, JSON objects, of entries whose ids are larger than any before."""
-        pairs_of = {text: _digests(json.loads(text)) for text in set(texts)}
+        made: dict[tuple[str, type, object], bytes] = {}
+        pairs_of = {text: _digests(json.loads(text), made) for text in set(texts)}
         pairs = [pairs_of[text] for text in texts]
         added = np.frombuffer(b"".join(pairs), np.int64).reshape(-1, 2)
         num = self._num + len(added)
         while num > self._rows.shape[1]:
-            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)], axis=1)
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)], axis=1)
         self._rows[:2, self._num : num] = added.T
         self._rows[2, self._num : num] = np.repeat(np.array(entry_ids, np.int64), [len(one) // DIGEST for one in pairs])
         self._num = num
@@ -42,10 +43,13 @@ class Attributes:
     def remove(self, entry_ids: Ids) -> None:
         """Takes these entries' attributes out."""
         rows = self._rows[:, : self._num]
-        kept = rows[:, ~np.isin(rows[2], entry_ids)]
+        is_gone = np.zeros(self._num, np.bool_)
+        for start, stop in np.searchsorted(rows[2], np.stack([entry_ids, entry_ids + 1], axis=1)):
+            is_gone[start:stop] = True
+        kept = rows[:, ~is_gone]
         self._num = kept.shape[1]
-        self._rows[:, : self._num] = kept
-        self._rows[:, self._num :] = 0  # nothing of an erased entry stays behind
+        rows[:, : self._num] = kept
+        rows[:, self._num :] = 0  # nothing of an erased entry stays behind
 
     def bearing(self, wanted: Mapping[str, str | int | float | bool]) -> Ids:
         """The entry_ids, rising, whose attributes hold each of the one or more pairs; raises InvalidRequest."""
@@ -62,8 +66,16 @@ class Attributes:
         return np.array_equal(self._rows[:, : self._num], other._rows[:, : other._num])
 
 
-def _digests(attributes: Mapping[str, object]) -> bytes:
-    return b"".join(_digest(name, value) for name, value in attributes.items() if isinstance(value, str | int | float))
+def _digests(attributes: Mapping[str, object], made: dict[tuple[str, type, object], bytes]) -> bytes:
+    """The digests of all pairs that a filter can ask for, joined; those in `made` are not made again."""
+    joined = []
+    for name, value in attributes.items():
+        if isinstance(value, str | int | float):
+            key = (name, type(value), value)
+            if key not in made:
+                made[key] = _digest(name, value)
+            joined.append(made[key])
+    return b"".join(joined)
 
 
 def _digest(name: str, value: object) -> bytes:
