@@ -1,9 +1,11 @@
-"""One call to the ONNX exporter: names, dynamic batch, opset, everything in a single file."""
+"""One call to the ONNX exporter: names, dynamic batch, opset, everything in a single file; and how a changed graph is saved."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
+from onnx import ModelProto, NodeProto, TensorProto
 from torch.export import Dim
 
 from exporter.graph import INPUT, OUTPUT, EmbeddingGraph
@@ -29,5 +31,23 @@ def write_onnx(graph: EmbeddingGraph, path: Path, *, height: int, width: int) ->
     model = onnx.load(str(path))
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]  # stack traces with the paths of whoever exported
+    save(model, path)
+
+
+def save(model: ModelProto, path: Path) -> None:
+    """Writes a model as one file and checks that it is well formed, types and shapes included."""
     onnx.save(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def rebuilt(model: ModelProto, nodes: Sequence[NodeProto], weights: Sequence[TensorProto]) -> ModelProto:
+    """Returns the model with other nodes, in the order they run, and other weights; inputs and outputs stay."""
+    graph = onnx.helper.make_graph(nodes, model.graph.name, model.graph.input, model.graph.output, weights)
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def copied(node: NodeProto) -> NodeProto:
+    """Returns a node that may be changed without changing its model."""
+    again = NodeProto()
+    again.CopyFrom(node)
+    return again

@@ -24,7 +24,7 @@ class Manifest:
 
     model_id is the SHA-256 of model.onnx; space_id that of checkpoint, feature and preprocessing, so that artefacts of one
     checkpoint in several precisions share an embedding space and a gallery. `metrics` and `thresholds` are null when nothing
-    was evaluated.
+    was evaluated; `calibration` and `quantization` but for int8; `cosine` for fp32; `cost` for fp32 and when nobody measured it.
     """
 
     schema_version: int
@@ -44,8 +44,24 @@ class Manifest:
     metrics: dict[str, Any] | None
     thresholds: dict[str, Any] | None
     parity: dict[str, Any]
+    calibration: dict[str, Any] | None
+    quantization: dict[str, Any] | None
+    cosine: dict[str, Any] | None
+    cost: dict[str, Any] | None
     licence_note: str
     created_at: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an export measured, as the manifest has it, field by field."""
+
+    metrics: dict[str, Any] | None = None
+    thresholds: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
+    cosine: dict[str, Any] | None = None
+    cost: dict[str, Any] | None = None
 
 
 def sha256_of(path: Path) -> str:
@@ -68,10 +84,15 @@ def space_id_of(weights: Path, facts: Facts) -> str:
 
 def thresholds_of(metrics: dict[str, Any] | None, source: str) -> dict[str, Any] | None:
     """Returns the thresholds that an evaluation measured, or null without one."""
-    if metrics is None:
+    if metrics is None or not metrics["far"]:
         return None
-    far = metrics["far"]
-    return {"default": far[DEFAULT_FALSE_ACCEPT_RATE], "margin": metrics["margin"], "far": far, "source": source}
+    far = metrics["far"]  # of a small test set without the smallest rates
+    return {
+        "default": far.get(DEFAULT_FALSE_ACCEPT_RATE, far[min(far, key=float)]),
+        "margin": metrics["margin"],
+        "far": far,
+        "source": source,
+    }
 
 
 def describe(
@@ -82,14 +103,12 @@ def describe(
     precision: str,
     embedding_dim: int,
     parity: Parity,
-    metrics: dict[str, Any] | None,
-    measured_on: str,
+    findings: Findings,
     licence_note: str,
     created_at: str,
 ) -> Manifest:
     """Builds the manifest of `model`, exported from the checkpoint `weights`."""
     size = {"height": facts.config.height, "width": facts.config.width}
-    source = f"impostor pairs of {metrics['data']}, {measured_on}" if metrics else ""
     return Manifest(
         schema_version=SCHEMA_VERSION,
         model_id=sha256_of(model),
@@ -105,11 +124,10 @@ def describe(
         model_bytes=model.stat().st_size,
         training={"trained_on": facts.trained_on, "started_from": facts.started_from, "epochs": facts.epoch},
         training_config=to_json(facts.config),
-        metrics={"measured_on": measured_on, **metrics} if metrics else None,
-        thresholds=thresholds_of(metrics, source),
         parity=asdict(parity),
         licence_note=licence_note,
         created_at=created_at,
+        **vars(findings),
     )
 
 

@@ -4,13 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from exporter.sensitivity import LEAST_WORST
 from training import synthetic
 from training.evaluate import Embed
 from training.evaluate import runtime_embedder as runtime_embedder
 
 BATCH_SIZES = (1, 2, 7, 32)
 NUM_NEIGHBOURS = 5
-LEAST_COSINE = {"fp32": 0.9999, "int8": 0.85}  # of the worst row; int8's true cost is the mAP that --data puts into its manifest
+# Of the worst row. fp32: sums in another order, nothing else. fp16: 11 bits; a trained ResNet-50 lost 3e-6, and a neck that
+# magnifies the loss a hundred times still passes, while a layer that overflowed does not. int8: the floor that chose its
+# layers. What either truly costs is the mAP that --data measures.
+LEAST_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": LEAST_WORST}
 
 
 @dataclass(frozen=True)

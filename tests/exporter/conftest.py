@@ -1,5 +1,6 @@
 """A tiny checkpoint, a dataset of drawn people, and the artefacts exported from them: each made once."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -76,7 +77,18 @@ def artefact(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
 def int8_artefact(tmp_path_factory: pytest.TempPathFactory, trained: Path, drawn: Path) -> Path:
     """The checkpoint exported in int8, measured on the drawn people, into a folder whose parent is not there yet."""
     out = tmp_path_factory.mktemp("int8") / "new" / "artefact"
-    run.main(
-        [str(trained / checkpoint.WEIGHTS), str(out), "--precision", "int8", "--calibrate", str(drawn), "--data", str(drawn)]
-    )
+    options = ["--precision", "int8", "--calibrate", str(drawn), "--data", str(drawn), "--max-map-drop", "20"]  # 10 queries
+    run.main([str(trained / checkpoint.WEIGHTS), str(out), *options])
+    return out
+
+
+@pytest.fixture(scope="session")
+def fp16_artefact(tmp_path_factory: pytest.TempPathFactory, trained: Path, model: BNNeck, artefact: Path, drawn: Path) -> Path:
+    """The fp32 file above finished as fp16, its cost measured on two of the drawn people: the slow export is run once less."""
+    out = tmp_path_factory.mktemp("fp16") / "artefact"
+    out.mkdir()
+    shutil.copy(artefact / run.MODEL, out / run.REFERENCE)
+    options = ["--precision", "fp16", "--data", str(drawn), "--cost-identities", "2", "--max-map-drop", "20"]  # 4 queries
+    args = run.parse([str(trained), str(out), *options])
+    run.finish(args, model, checkpoint.load_facts(trained), read_dataset(drawn), out)
     return out

@@ -57,7 +57,7 @@ def test_the_manifest_says_how_well_the_file_agrees_with_torch(written):
 def test_thresholds_are_those_that_the_evaluation_measured(written):
     far = written["metrics"]["far"]
     assert written["thresholds"]["far"] == far
-    assert written["thresholds"]["default"] == far["0.001"]
+    assert written["thresholds"]["default"] == far["0.01"]  # 150 impostor pairs measure no smaller rate
     assert written["thresholds"]["source"] == "impostor pairs of people, the checkpoint in fp32"
 
 
@@ -65,12 +65,65 @@ def test_without_an_evaluation_there_are_no_thresholds():
     assert thresholds_of(None, "") is None
 
 
-def test_precisions_of_one_checkpoint_share_a_space_and_not_a_model_id(written, int8_artefact):
-    other = json.loads((int8_artefact / "manifest.json").read_text())
-    assert other["precision"] == "int8"
-    assert other["space_id"] == written["space_id"]
-    assert other["model_id"] != written["model_id"]
-    assert other["model_id"] == sha256_of(int8_artefact / "model.onnx")
+def test_the_default_threshold_is_that_of_one_false_accept_in_a_thousand(written):
+    far = {"0.01": 0.4, "0.001": 0.5, "0.0001": 0.6}
+    assert thresholds_of(written["metrics"] | {"far": far}, "many crops")["default"] == 0.5
+
+
+def test_the_smallest_rate_that_could_be_measured_stands_in_for_the_default(written):
+    found = thresholds_of(written["metrics"] | {"far": {"0.1": 0.3, "0.01": 0.5}}, "a few crops")
+    assert (found["default"], found["far"]) == (0.5, {"0.1": 0.3, "0.01": 0.5})
+
+
+def test_a_test_too_small_for_any_rate_gives_no_thresholds(written):
+    assert thresholds_of(written["metrics"] | {"far": {}}, "two crops") is None
+
+
+@pytest.fixture(scope="module", name="others")
+def others_fixture(int8_artefact, fp16_artefact):
+    """The manifests of the reduced precisions."""
+    folders = {"int8": int8_artefact, "fp16": fp16_artefact}
+    return {name: json.loads((folder / "manifest.json").read_text()) for name, folder in folders.items()}
+
+
+def test_precisions_of_one_checkpoint_share_a_space_and_not_a_model_id(written, others):
+    assert {name: other["precision"] for name, other in others.items()} == {"int8": "int8", "fp16": "fp16"}
+    assert {other["space_id"] for other in others.values()} == {written["space_id"]}
+    assert len({written["model_id"], *(other["model_id"] for other in others.values())}) == 3
+
+
+def test_an_fp32_file_has_no_cost_and_nothing_was_calibrated(written):
+    assert [written[name] for name in ("calibration", "quantization", "cosine", "cost")] == [None] * 4
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_reduced_precision_tells_its_cost_beside_fp32(others, precision):
+    cost = others[precision]["cost"]
+    assert list(cost) == ["measured_on", "own", "reference", "mixed", "map_drop", "rank1_drop"]
+    assert list(cost["mixed"]) == ["queries_in_fp32_gallery", "fp32_queries_in_gallery"]
+    for figures in (cost["own"], cost["reference"], *cost["mixed"].values()):
+        assert list(figures) == ["rank1", "mAP", "mINP"]
+    assert cost["map_drop"] == pytest.approx(100 * (cost["reference"]["mAP"] - cost["own"]["mAP"]), abs=1e-3)
+    assert list(others[precision]["cosine"]) == ["measured_on", "mean", "worst", "num_crops"]
+    assert others[precision]["cosine"]["measured_on"] == cost["measured_on"]
+
+
+def test_the_cost_says_what_it_was_measured_on(others):
+    assert others["int8"]["cost"]["measured_on"] == "people, 10 queries, 18 gallery crops"
+    assert others["fp16"]["cost"]["measured_on"] == "people, 2 identities drawn with seed 0: 4 queries, 7 gallery crops"
+    assert others["fp16"]["metrics"]["num_queries"] == 10  # this file's own figures are those of the whole test
+
+
+def test_the_reference_of_a_cost_is_the_checkpoint_in_fp32(others, written):
+    reference = others["int8"]["cost"]["reference"]
+    assert reference["mAP"] == pytest.approx(written["metrics"]["mAP"], abs=1e-3)
+
+
+def test_int8_tells_its_calibration_and_its_scheme(others):
+    wanted = {"data": "training list of people", "num_crops": 36, "num_held": 9, "seed": 0}
+    assert others["int8"]["calibration"] == wanted
+    assert others["int8"]["quantization"]["left_in_fp32"] == []
+    assert [others["fp16"][name] for name in ("calibration", "quantization")] == [None, None]
 
 
 def test_another_checkpoint_is_another_space(trained, tmp_path, written):
@@ -101,9 +154,10 @@ def test_a_manifest_comes_back_as_it_was_written(written, tmp_path):
     assert asdict(Manifest(**written)) == written
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_service_opens_what_is_exported(artefact, int8_artefact, crops, written, precision):
-    embedder = Embedder.open({"fp32": artefact, "int8": int8_artefact}[precision], provider="cpu", threads=1)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_service_opens_what_is_exported(artefact, fp16_artefact, int8_artefact, crops, written, precision):
+    folders = {"fp32": artefact, "fp16": fp16_artefact, "int8": int8_artefact}
+    embedder = Embedder.open(folders[precision], provider="cpu", threads=1)
     assert (embedder.model.space_id, embedder.model.dim) == (written["space_id"], 512)
     assert embedder.model.thresholds is not None
     assert embedder.embed(crops[:3]).shape == (3, 512)

@@ -99,10 +99,10 @@ def test_int8_may_be_farther_from_torch_than_fp32_but_not_far(numbered):
         return lambda crops: unit(reference(crops) + by * np.eye(DIM)[0])
 
     result = check(reference, leaning(0.3), numbered, precision="int8")
-    assert 0.85 <= result.worst_cosine < result.mean_cosine < 0.9999
+    assert 0.90 <= result.worst_cosine < result.mean_cosine < 0.9999
     with pytest.raises(ValueError, match=r"wanted at least 0\.9999"):
         check(reference, leaning(0.3), numbered, precision="fp32")
-    with pytest.raises(ValueError, match=r"wanted at least 0\.85"):
+    with pytest.raises(ValueError, match=r"wanted at least 0\.9$"):
         check(reference, leaning(1.0), numbered, precision="int8")
 
 

@@ -5,11 +5,14 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from exporter import run
+from exporter.manifest import Findings
 from exporter.parity import runtime_embedder
-from exporter.run import calibration_crops, main
+from exporter.run import checkpoint_findings, main
 from training import evaluate
 from training.checkpoint import FACTS, WEIGHTS, load_facts
 from training.dataset import read_dataset
@@ -24,8 +27,8 @@ def refusal_of(*argv):
     return stop.value.code
 
 
-def test_an_artefact_is_two_files_in_one_new_folder(artefact, int8_artefact):
-    for folder in (artefact, int8_artefact):
+def test_an_artefact_is_two_files_in_one_new_folder(artefact, fp16_artefact, int8_artefact):
+    for folder in (artefact, fp16_artefact, int8_artefact):
         assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
         assert [path.name for path in folder.parent.iterdir()] == ["artefact"]
 
@@ -55,7 +58,7 @@ def test_a_folder_that_exists_is_refused_and_left_alone(trained, tmp_path):
     assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [("mine.txt", "kept")]
 
 
-def test_an_export_that_fails_at_its_end_leaves_nothing_behind(trained, tmp_path):
+def test_a_test_that_cannot_be_read_is_refused_and_leaves_nothing_behind(trained, tmp_path):
     assert "no/such/data: got no such folder" in refusal_of(trained, tmp_path / "out", "--data", "no/such/data")
     assert list(tmp_path.iterdir()) == []
 
@@ -79,7 +82,11 @@ def test_a_missing_checkpoint_is_refused_by_name(tmp_path):
         ["--precision", "int8"],
         ["--calibrate", "people"],
         ["--precision", "fp32", "--calibrate", "people"],
-        ["--precision", "fp16"],
+        ["--precision", "bf16"],
+        ["--max-map-drop", "1", "--precision", "fp16"],
+        ["--cost-identities", "5", "--data", "people"],
+        ["--max-map-drop", "-1", "--precision", "fp16", "--data", "people"],
+        ["--max-map-drop", "nan", "--precision", "fp16", "--data", "people"],
     ],
 )
 def test_a_wrong_command_line_is_a_usage_error(more, capsys):
@@ -89,28 +96,43 @@ def test_a_wrong_command_line_is_a_usage_error(more, capsys):
     assert "usage: python -m exporter.run" in capsys.readouterr().err
 
 
-def test_calibration_draws_training_crops_once_each(drawn, trained):
-    crops = calibration_crops(drawn, load_facts(trained))
-    assert (crops.shape, crops.dtype) == ((45, 64, 32, 3), np.uint8)
-    assert len({crop.tobytes() for crop in crops}) == 45
-
-
-def test_calibration_draws_the_same_crops_each_time(drawn, trained):
-    facts = load_facts(trained)
-    assert np.array_equal(calibration_crops(drawn, facts), calibration_crops(drawn, facts))
-
-
 def test_the_default_licence_note_names_what_the_weights_inherit():
     assert "terms of the data" in run.parse(["run", "out"]).licence_note
 
 
-def test_figures_of_the_checkpoint_stand_for_fp32_and_not_for_int8(trained):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_without_data_the_checkpoint_gives_every_precision_its_thresholds_and_fp32_its_figures(trained, precision):
     facts = load_facts(trained)
-    assert run.measure(run.parse(["run", "out"]), facts, None)[0] == facts.metrics
-    assert run.measure(run.parse(["run", "out", "--precision", "int8", "--calibrate", "people"]), facts, None)[0] is None
+    found = checkpoint_findings(facts, precision=precision)
+    assert found.thresholds["far"] == facts.metrics["far"]
+    assert found.thresholds["source"] == "impostor pairs of people, the checkpoint in fp32"
+    assert found.metrics == ({"measured_on": "the checkpoint in fp32", **facts.metrics} if precision == "fp32" else None)
+    assert found.cost is None
 
 
 @pytest.mark.parametrize("tested", [{"feature": "f_t"}, {"metric": "euclidean"}, {"flip": True}])
 def test_figures_of_another_feature_or_metric_do_not_stand_for_the_artefact(trained, tested):
     facts = load_facts(trained)
-    assert run.measure(run.parse(["run", "out"]), replace(facts, metrics=facts.metrics | tested), None)[0] is None
+    assert checkpoint_findings(replace(facts, metrics=facts.metrics | tested), precision="fp32") == Findings()
+
+
+def test_a_checkpoint_that_was_never_tested_gives_nothing(trained):
+    assert checkpoint_findings(replace(load_facts(trained), metrics=None), precision="fp32") == Findings()
+
+
+def test_a_file_whose_embeddings_do_not_mix_with_fp32_is_refused(artefact, trained, drawn, tmp_path):
+    turned = onnx.load(artefact / "model.onnx")
+    (neck,) = (tensor for tensor in turned.graph.initializer if tensor.name == "neck.weight")
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), 512)
+    neck.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(neck) * signs, neck.name))  # its own cosines stay
+    onnx.save(turned, tmp_path / run.MODEL)
+    shutil.copy(artefact / "model.onnx", tmp_path / run.REFERENCE)
+    args = run.parse(["run", "out", "--precision", "fp16", "--data", str(drawn)])
+    with pytest.raises(ValueError, match=r"fp32.* where fp32 has \d+\.\d\d, \d+\.\d\d points less, wanted at most 0\.3"):
+        run.measure(args, load_facts(trained), read_dataset(drawn), tmp_path)
+
+
+def test_a_sample_larger_than_the_test_is_refused_before_anything_is_exported(trained, drawn, tmp_path):
+    more = ["--precision", "fp16", "--data", drawn, "--cost-identities", "6"]
+    assert "--cost-identities: got 6, wanted 1 to 5" in refusal_of(trained, tmp_path / "out", *more)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,161 @@
+"""What a reduced precision costs: its figures beside fp32's on the same crops, and queries of one in a gallery of the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+
+import numpy as np
+
+from exporter.sensitivity import Agreement, agreement
+from training import dataset, evaluate
+from training.dataset import DISTRACTOR_PID, Dataset, Sample
+from training.evaluate import Embed, EvalResult
+from training.samples import people
+
+MAX_MAP_DROP = 0.3  # points of mAP in percent, the bar this project has set itself
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Shares 0..1 of one evaluation."""
+
+    rank1: float
+    mAP: float  # noqa: N815 - as everywhere else
+    mINP: float  # noqa: N815
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An artefact beside fp32 on the same crops; drops are in points, that is 100 times the shares.
+
+    A gallery outlives the artefact that filled it, so both mixtures are measured: this file's queries against a gallery of
+    fp32, and fp32's queries against a gallery of this file.
+    """
+
+    measured_on: str
+    own: Figures
+    reference: Figures
+    mixed: dict[str, Figures]
+    map_drop: float
+    rank1_drop: float
+    cosine: Agreement
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embeddings of the test lists, float32 [Q, D] and [G, D]."""
+
+    query: np.ndarray
+    gallery: np.ndarray
+
+
+def sample(data: Dataset, num_identities: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which query and which gallery crops are of a drawn sample: bool [Q], [G].
+
+    The crops of `num_identities` identities, and the same share of the distractors. Raises ValueError for more than there are.
+    """
+    known = np.array(sorted(people(data.query) & people(data.gallery)))
+    if not 1 <= num_identities <= len(known):
+        raise ValueError(
+            f"--cost-identities: got {num_identities}, wanted 1 to {len(known)}, the identities of {data.name}'s test"
+        )
+    rng = np.random.default_rng(SEED)
+    drawn = rng.choice(known, num_identities, replace=False)
+    query, gallery = (np.array([one.pid for one in samples]) for samples in (data.query, data.gallery))
+    distractors = rng.permutation(np.flatnonzero(gallery == DISTRACTOR_PID))
+    is_gallery = np.isin(gallery, drawn)
+    is_gallery[distractors[: round(len(distractors) * num_identities / len(known))]] = True
+    return np.isin(query, drawn), is_gallery
+
+
+def measure(
+    own: Embed, reference: Embed, data: Dataset, *, height: int, width: int, num_identities: int | None
+) -> tuple[EvalResult, Cost]:
+    """Returns this file's figures on the whole test, and its cost beside fp32 on all of it or on a sample of identities.
+
+    Each crop is decoded once and embedded once by either. Raises ValueError when the lists cannot be scored.
+    """
+    dataset.check_test(data)
+    if num_identities is None:
+        in_query, in_gallery = np.ones(len(data.query), bool), np.ones(len(data.gallery), bool)
+    else:
+        in_query, in_gallery = sample(data, num_identities)
+    size = {"height": height, "width": width}
+    own_query, fp32_query = embed_both(own, reference, data.query, in_query, name="query", **size)
+    own_gallery, fp32_gallery = embed_both(own, reference, data.gallery, in_gallery, name="gallery", **size)
+    part = replace(data, query=tuple(compress(data.query, in_query)), gallery=tuple(compress(data.gallery, in_gallery)))
+    ours, theirs = Rows(own_query[in_query], own_gallery[in_gallery]), Rows(fp32_query, fp32_gallery)
+    return evaluate.score(own_query, own_gallery, data), compare(ours, theirs, part, num_identities=num_identities)
+
+
+def embed_both(
+    own: Embed, reference: Embed, samples: Sequence[Sample], mask: np.ndarray, *, name: str, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 [N, D] of this file, and [M, D] of fp32 for the M samples in `mask`."""
+
+    def both(crops: np.ndarray) -> np.ndarray:
+        return np.concatenate([own(crops), reference(crops)], axis=1)
+
+    size = {"height": height, "width": width, "batch_size": 32}
+    inside, outside = list(compress(samples, mask)), list(compress(samples, ~mask))
+    ours, theirs = np.split(evaluate.embed_samples(both, inside, name=f"embed {name} twice", **size), 2, axis=1)
+    rows = np.empty((len(samples), ours.shape[1]), np.float32)
+    rows[mask] = ours
+    if outside:
+        rows[~mask] = evaluate.embed_samples(own, outside, name=f"embed the other {name}", **size)
+    return rows, np.ascontiguousarray(theirs)
+
+
+def compare(ours: Rows, theirs: Rows, data: Dataset, *, num_identities: int | None) -> Cost:
+    """Scores both precisions and both mixtures of them."""
+    own, reference = figures(ours.query, ours.gallery, data), figures(theirs.query, theirs.gallery, data)
+    sampled = f"{num_identities} identities drawn with seed {SEED}: " if num_identities else ""
+    cosine = agreement(np.concatenate([ours.query, ours.gallery]), np.concatenate([theirs.query, theirs.gallery]))
+    return Cost(
+        measured_on=f"{data.name}, {sampled}{len(data.query):,} queries, {len(data.gallery):,} gallery crops",
+        own=own,
+        reference=reference,
+        mixed={
+            "queries_in_fp32_gallery": figures(ours.query, theirs.gallery, data),
+            "fp32_queries_in_gallery": figures(theirs.query, ours.gallery, data),
+        },
+        map_drop=points(reference.mAP - own.mAP),
+        rank1_drop=points(reference.rank1 - own.rank1),
+        cosine=cosine,
+    )
+
+
+def figures(query_rows: np.ndarray, gallery_rows: np.ndarray, data: Dataset) -> Figures:
+    """Returns the figures of rows of a dataset's test lists."""
+    result = evaluate.score(query_rows, gallery_rows, data)
+    return Figures(result.rank1, result.mAP, result.mINP)
+
+
+def points(share: float) -> float:
+    """Returns a share in percent, to a thousandth."""
+    return round(100 * share, 3)
+
+
+def table(cost: Cost) -> str:
+    """Returns the cost as people read it."""
+    rows = {"this file": cost.own, "fp32": cost.reference} | {name.replace("_", " "): one for name, one in cost.mixed.items()}
+    lines = [
+        f"  {name:26}rank-1 {100 * one.rank1:6.2f}  mAP {100 * one.mAP:6.2f}  mINP {100 * one.mINP:6.2f}"
+        for name, one in rows.items()
+    ]
+    near = f"  cosine to fp32: mean {cost.cosine.mean:.5f}, worst {cost.cosine.worst:.5f}"
+    return "\n".join([f"cost, on {cost.measured_on}:", *lines, near])
+
+
+def check(cost: Cost, *, max_map_drop: float) -> None:
+    """Raises ValueError when the mAP of this file, alone or mixed with fp32, is more than `max_map_drop` points under fp32's."""
+    found = {"this file": cost.own, **cost.mixed}
+    drops = {name: points(cost.reference.mAP - one.mAP) for name, one in found.items()}
+    worst = max(drops, key=lambda name: drops[name])
+    if drops[worst] > max_map_drop:
+        raise ValueError(
+            f"mAP: got {100 * found[worst].mAP:.2f} ({worst.replace('_', ' ')}) where fp32 has {100 * cost.reference.mAP:.2f}, "
+            f"{drops[worst]:.2f} points less, wanted at most {max_map_drop:g} (--max-map-drop); calibrate on crops like those "
+            "served, export fp32 or fp16, or allow more"
+        )
