@@ -3,9 +3,10 @@
     python -m benchmarks.http --artefact service/model
     python -m benchmarks.http --batch-max 1 16        # does batching across requests pay?
 
-Drawn crops as JPEG files go to POST /embed (base64 answers). Server and load generator share the machine: the generator's CPU
-time is told. Every round measures every case; medians over the rounds. `share` is the rate over the bare runtime's best of the
-same round; `added` is the median wait over the bare runtime's time for one crop. Constant arrival is a share of 32 clients' rate.
+Drawn crops as JPEG files go to POST /embed (base64 answers). Server and load generator share the machine; the JSON has the
+generator's CPU time. The bare runtime is measured before and after every load. `share`: crops a second over its best;
+of CPU: what the bare runtime needs of CPU time for a crop, over what the service needs (the one to read on a busy machine);
+`added`: median wait over the bare runtime's time for one crop. Constant arrival comes at a share of what 32 clients got.
 """
 
 import argparse
@@ -13,9 +14,11 @@ import re
 import statistics
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ ARRIVALS = (0.5, 0.8, 1.2)  # of the rate that 32 clients got
 BARE_SIZES = (1, 8, 16)
 
 Row = dict[str, float]
+Load = Coroutine[Any, Any, load.Waits]
 
 
 def jpegs(num_crops: int, *, height: int = 128, width: int = 64) -> list[bytes]:
@@ -58,13 +62,23 @@ def bare(embedder: Embedder, *, batch_size: int, seconds: float) -> Row:
 
     work()
     turn = rounds.take_turn(work, seconds)
-    return {"crops_per_s": turn.per_s, "p50_ms": 1000 * turn.call_s}
+    return {"crops_per_s": turn.per_s, "p50_ms": 1000 * turn.call_s, "cpu_ms": 1000 / turn.per_cpu_s}
 
 
-def batch_sizes(url: str) -> dict[str, float]:
-    """Returns how many forward passes the service has made so far, by largest size; cumulative, as Prometheus counts."""
-    text = httpx.get(f"{url}/metrics").text
-    return {bound: float(value) for bound, value in re.findall(r'reid_batch_size_bucket\{le="([^"]+)"\} (\S+)', text)}
+@dataclass(frozen=True)
+class Reading:
+    """What the service has done so far: forward passes by largest size (cumulative, as Prometheus counts) and CPU seconds."""
+
+    sizes: dict[str, float]
+    cpu_s: float
+
+
+def read_metrics(url: str) -> Reading:
+    """Reads the service's own metrics."""
+    text = httpx.get(f"{url}/metrics", timeout=60).text
+    sizes = {bound: float(value) for bound, value in re.findall(r'reid_batch_size_bucket\{le="([^"]+)"\} (\S+)', text)}
+    found = re.search(r"^process_cpu_seconds_total (\S+)$", text, re.MULTILINE)
+    return Reading(sizes, float(found[1]) if found else float("nan"))
 
 
 def histogram(before: dict[str, float], after: dict[str, float]) -> dict[str, int]:
@@ -74,38 +88,67 @@ def histogram(before: dict[str, float], after: dict[str, float]) -> dict[str, in
     return {bound: value for bound, value in single if value}
 
 
-def loads(url: str, files: Sequence[bytes], args: argparse.Namespace) -> dict[str, tuple[Row, dict[str, int]]]:
-    """Puts every load on a running service once."""
+def alone(embedder: Embedder, *, seconds: float) -> Row:
+    """Times the bare runtime as the reference of a load: its best rate, its least CPU time a crop, one crop's time."""
+    rows = {size: bare(embedder, batch_size=size, seconds=seconds) for size in BARE_SIZES}
+    return {
+        "crops_per_s": max(row["crops_per_s"] for row in rows.values()),
+        "cpu_ms": min(row["cpu_ms"] for row in rows.values()),
+        "p50_ms": rows[1]["p50_ms"],
+    }
+
+
+def plan(url: str, files: Sequence[bytes], num_crops: int, rows: dict[str, Row]) -> Iterator[tuple[str, int, Load]]:
+    """Yields name, crops of a request and load of every case; `rows` are those that have been measured."""
     single = load.jpeg_requests(url, files, crops_per_request=1)
     several = load.jpeg_requests(url, files, crops_per_request=PER_REQUEST)
-    found = {}
-
-    def note(name: str, waits: load.Waits, before: dict[str, float], crops_per_request: int = 1) -> Row:
-        row = waits.figures(crops_per_request=crops_per_request)
-        found[name] = (row, histogram(before, batch_sizes(url)))
-        return row
-
-    rate = 0.0
     for clients in CLIENTS:
-        before = batch_sizes(url)
-        waits = load.run(load.closed_loop(url, single, clients=clients, num_requests=args.num_crops))
-        rate = note(f"{clients} clients", waits, before)["crops_per_s"]
-    before = batch_sizes(url)
-    num_requests = max(1, args.num_crops // PER_REQUEST)
-    waits = load.run(load.closed_loop(url, several, clients=PER_REQUEST, num_requests=num_requests))
-    note(f"{PER_REQUEST} clients, {PER_REQUEST} crops a request", waits, before, PER_REQUEST)
+        yield f"{clients} clients", 1, load.closed_loop(url, single, clients=clients, num_requests=num_crops)
+    num_requests = max(1, num_crops // PER_REQUEST)
+    name = f"{PER_REQUEST} clients, {PER_REQUEST} crops a request"
+    yield name, PER_REQUEST, load.closed_loop(url, several, clients=PER_REQUEST, num_requests=num_requests)
+    rate = rows[f"{CLIENTS[-1]} clients"]["crops_per_s"]
     for share in ARRIVALS:
-        before = batch_sizes(url)
-        waits = load.run(load.constant_arrival(url, single, per_s=share * rate, seconds=args.num_crops / rate))
-        note(f"constant arrival, {share:.0%}", waits, before)
-    return found
+        arrivals = load.constant_arrival(url, single, per_s=share * rate, seconds=num_crops / rate)
+        yield f"constant arrival, {share:.0%}", 1, arrivals
+
+
+def measure_round(
+    url: str, files: Sequence[bytes], reference: Callable[[], Row], *, num_crops: int
+) -> tuple[dict[str, Row], dict[str, dict[str, int]]]:
+    """Puts every load on a running service once, the bare runtime measured before and after each; returns rows and batches."""
+    rows: dict[str, Row] = {}
+    batches = {}
+    earlier = reference()
+    for name, crops_per_request, work in plan(url, files, num_crops, rows):
+        before = read_metrics(url)
+        waits = load.run(work)
+        after = read_metrics(url)
+        later = reference()
+        row = waits.figures(crops_per_request=crops_per_request)
+        row["cpu_ms"] = 1000 * (after.cpu_s - before.cpu_s) / max(1, crops_per_request * len(waits.seconds))
+        rows[name] = row | compared(row, {key: (earlier[key] + later[key]) / 2 for key in earlier})
+        batches[name] = histogram(before.sizes, after.sizes)
+        earlier = later
+    return rows, batches
+
+
+def compared(row: Row, bare_row: Row) -> Row:
+    """Returns a load's figures beside the bare runtime's of the same minute."""
+    return {
+        "bare_crops_per_s": bare_row["crops_per_s"],
+        "share": row["crops_per_s"] / bare_row["crops_per_s"],
+        "cpu_share": bare_row["cpu_ms"] / row["cpu_ms"] if row["cpu_ms"] else float("nan"),
+        "added_ms": row["p50_ms"] - bare_row["p50_ms"],
+    }
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Row], dict[str, dict[str, int]]]:
     """Runs every case once a round; returns medians over the rounds, and the batches of all rounds by largest size."""
     files, embedder = jpegs(64), Embedder.open(args.artefact, provider="cpu", threads=args.threads)
+    reference = partial(alone, embedder, seconds=args.seconds)
     seen: dict[str, list[Row]] = defaultdict(list)
-    batches: dict[str, dict[str, int]] = defaultdict(dict)
+    batches: dict[str, Counter[str]] = defaultdict(Counter)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urls = {}
@@ -113,17 +156,12 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Row], dict[str, dict[st
             settings = {"REID_BATCH_MAX": str(batch_max), "REID_THREADS": str(args.threads)}
             urls[batch_max] = stack.enter_context(running_service(args.artefact, folder / str(batch_max), **settings))
         for _ in range(args.rounds):
-            alone = {size: bare(embedder, batch_size=size, seconds=args.seconds) for size in BARE_SIZES}
-            best = max(row["crops_per_s"] for row in alone.values())
-            for size, row in alone.items():
-                seen[f"bare runtime, batch {size}"].append(row)
             for batch_max, url in urls.items():
-                for name, (row, sizes) in loads(url, files, args).items():
-                    case = f"HTTP, batches up to {batch_max}, {name}"
-                    compared = {"share": row["crops_per_s"] / best, "added_ms": row["p50_ms"] - alone[1]["p50_ms"]}
-                    seen[case].append(row | compared)
-                    batches[case] = {key: batches[case].get(key, 0) + sizes.get(key, 0) for key in {**batches[case], **sizes}}
-    return {case: medians(rows) for case, rows in seen.items()}, dict(batches)
+                rows, sizes = measure_round(url, files, reference, num_crops=args.num_crops)
+                for name, row in rows.items():
+                    seen[f"batches up to {batch_max}, {name}"].append(row)
+                    batches[f"batches up to {batch_max}, {name}"].update(sizes[name])
+    return {case: medians(rows) for case, rows in seen.items()}, {case: dict(sizes) for case, sizes in batches.items()}
 
 
 def medians(rows: Sequence[Row]) -> Row:
@@ -133,11 +171,10 @@ def medians(rows: Sequence[Row]) -> Row:
 
 def line(case: str, row: Row) -> str:
     """Returns a case as the table shows it."""
-    text = f"{case:<56}{row['crops_per_s']:>9.1f} crops/s  p50 {row['p50_ms']:>7.1f}"
-    if "p95_ms" not in row:
-        return f"{text} ms"
-    tail = f" p95 {row['p95_ms']:>7.1f} p99 {row['p99_ms']:>7.1f} ms  share {row['share']:.2f}  added {row['added_ms']:>6.1f} ms"
-    return f"{text}{tail}  refused {row['refused']:.0%}"
+    waits = f"p50 {row['p50_ms']:>7.1f} p95 {row['p95_ms']:>7.1f} p99 {row['p99_ms']:>7.1f} ms, added {row['added_ms']:>6.1f}"
+    shares = f"share {row['share']:.2f}, of CPU {row['cpu_share']:.2f}"
+    rate = f"{row['crops_per_s']:>8.1f} of {row['bare_crops_per_s']:>7.1f} crops/s"
+    return f"{case:<48}{rate}  {waits}  {shares}  refused {row['refused']:.0%}"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -151,7 +188,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-max", type=int, nargs="+", default=[16], metavar="N", help="REID_BATCH_MAX of the services (16)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the runtime (every granted core)")
     parser.add_argument("--num-crops", type=int, default=256, metavar="N", help="crops of each case and round (256)")
-    parser.add_argument("--seconds", type=float, default=2, metavar="X", help="of the bare runtime, each size and round (2)")
+    parser.add_argument("--seconds", type=float, default=0.5, metavar="X", help="of the bare runtime, each size and time (0.5)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which medians are told (3)")
     parser.add_argument("--quick", action="store_true", help="one round of 32 crops")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")

@@ -17,3 +17,21 @@ def test_drawn_files_are_jpegs_of_the_asked_number():
     files = http.jpegs(3)
     assert len(files) == 3
     assert all(file.startswith(b"\xff\xd8") for file in files)
+
+
+def test_a_load_is_compared_with_the_bare_runtime():
+    row = {"crops_per_s": 80, "p50_ms": 14, "cpu_ms": 12}
+    found = http.compared(row, {"crops_per_s": 100, "p50_ms": 10, "cpu_ms": 9})
+    assert found == {"bare_crops_per_s": 100, "share": 0.8, "cpu_share": 0.75, "added_ms": 4}
+
+
+def test_the_plan_ends_with_arrivals_at_shares_of_what_32_clients_got():
+    rows = {}
+    seen = []
+    for name, crops_per_request, work in http.plan("http://host:1", [b"a"] * 16, 32, rows):
+        work.close()
+        rows[name] = {"crops_per_s": 50.0}
+        seen.append((name, crops_per_request))
+    assert [name for name, _ in seen[:3]] == ["1 clients", "8 clients", "32 clients"]
+    assert seen[3] == ("8 clients, 8 crops a request", 8)
+    assert [name for name, _ in seen[4:]] == [f"constant arrival, {share:.0%}" for share in http.ARRIVALS]
