@@ -57,17 +57,16 @@ def closest_identities(
 
 def _seen(columns: Columns, positions: Ids, cosines: Floats, wanted: Ids) -> Seen:
     """Pools a list, cosines falling, by identity; wanted: how many cosines of each pid code count."""
-    codes, firsts, places, nums = np.unique(
-        columns.pid_codes[positions], return_index=True, return_inverse=True, return_counts=True
-    )
-    by_identity = np.argsort(places, kind="stable")
-    rank = np.empty_like(places)
-    rank[by_identity] = np.arange(len(places)) - np.repeat(np.cumsum(nums) - nums, nums)
-    counted = rank < wanted[codes][places]
-    missing = np.maximum(0, wanted[codes] - nums)
+    by_identity = np.argsort(columns.pid_codes[positions], kind="stable")
+    codes = columns.pid_codes[positions[by_identity]]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    nums = np.diff(starts, append=len(codes))
+    counted = np.where(np.arange(len(codes)) - np.repeat(starts, nums) < wanted[codes], cosines[by_identity].astype(float), 0.0)
+    sums = np.add.reduceat(counted, starts) if len(starts) else np.empty(0)
+    num_wanted = wanted[codes[starts]]
+    missing = np.maximum(0, num_wanted - nums)
     lowest = float(cosines[-1]) if len(cosines) else 0.0
-    sums = np.bincount(places[counted], weights=cosines[counted], minlength=len(codes))
-    return Seen(positions[firsts], (sums + missing * lowest) / wanted[codes], missing == 0)
+    return Seen(positions[by_identity[starts]], (sums + missing * lowest) / num_wanted, missing == 0)
 
 
 def _is_settled(seen: Seen, k: int, cosines: Floats) -> bool:
