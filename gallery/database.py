@@ -91,7 +91,7 @@ class Database:
     def is_in_place(self) -> bool:
         """Whether the file and its log are still those that were opened; what is written to removed ones is lost."""
         opened = self._opened
-        return opened is None or _numbers(self.folder) == opened != []
+        return _numbers(self.folder) == opened != [] or opened is None or self._opened is not opened
 
     @property
     def schema_version(self) -> int:
@@ -237,8 +237,6 @@ def _make(folder: Path, space: Space) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Opens a gallery's file with its settings, its log emptied, its schema up to date."""
-    if path.is_file() and not os.access(path, os.R_OK | os.W_OK):  # of which SQLite says: disk I/O error
-        raise StoreUnavailable(f"{path} cannot be read and written; check its rights and whose it is")
     check_log(path.with_name(LOG))
     connection = sqlite3.connect(path.absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
     try:
@@ -321,9 +319,9 @@ def _from_sqlite(error: sqlite3.Error, folder: Path) -> Exception:
     kinds: dict[int, tuple[type[StoreError], str]] = {
         sqlite3.SQLITE_ERROR: (CorruptStore, "its tables are not a gallery's; restore a snapshot"),
         sqlite3.SQLITE_FULL: (StoreFull, "free some space, nothing was written"),
-        sqlite3.SQLITE_CORRUPT: (CorruptStore, "the file is damaged; restore a snapshot"),
+        sqlite3.SQLITE_CORRUPT: (CorruptStore, "the file is damaged, or the disk cannot read it; restore a snapshot"),
         sqlite3.SQLITE_NOTADB: (CorruptStore, "the file is not a database; restore a snapshot"),
-        sqlite3.SQLITE_IOERR: (StoreUnavailable, "the disk failed to read or write; check it"),
+        sqlite3.SQLITE_IOERR: (StoreUnavailable, "the disk failed, or the file may not be written; check it and its rights"),
         sqlite3.SQLITE_READONLY: (StoreUnavailable, "the file cannot be written; check its rights"),
         sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "the file cannot be opened; check its rights"),
         sqlite3.SQLITE_BUSY: (StoreUnavailable, "another program has the file open; close that one"),

@@ -58,7 +58,10 @@ def refuse_existing(target: Path) -> None:
 
 
 def put(made: Path, target: Path) -> None:
-    """Renames a synced file or folder to where nothing stands, durably; raises OutputExists."""
+    """Renames a synced file or folder to where nothing stands, durably; raises OutputExists.
+
+    When the last sync fails, it stands there whole all the same, and only a power failure could take it away.
+    """
     refuse_existing(target)
     made.rename(target)
     sync(target.parent)

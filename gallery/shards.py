@@ -126,10 +126,14 @@ def read_shard(folder: Path, shard: Shard, dim: int) -> Iterator[Line]:
             try:
                 new = _new_entry(line, raw, embedding, crop)
             except ValueError as error:
-                raise CorruptArchive(f"{where}: got captured_at {line['captured_at']!r:.80}, wanted RFC 3339") from error
+                raise CorruptArchive(
+                    f"{where}: got captured_at {line['captured_at']!r:.80}, wanted RFC 3339; use an undamaged copy"
+                ) from error
             yield Line(where, new)
         if lines.read(1):
-            raise CorruptArchive(f"{path}: got more than {shard.entries} lines, wanted one for each embedding")
+            raise CorruptArchive(
+                f"{path}: got more than {shard.entries} lines, wanted one for each embedding; use an undamaged copy"
+            )
 
 
 def _shard(number: int, given: object, where: str) -> Shard:
@@ -149,10 +153,12 @@ def _read_embeddings(path: Path, shape: tuple[int, int]) -> NDArray[np.float16]:
     try:
         embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise CorruptArchive(f"{path}: got what is no array ({error}), wanted float16 {list(shape)}") from error
+        raise CorruptArchive(
+            f"{path}: got what is no array ({error}), wanted float16 {list(shape)}; use an undamaged copy"
+        ) from error
     if embeddings.dtype != np.float16 or embeddings.shape != shape:
         got = f"{embeddings.dtype} {list(embeddings.shape)}"
-        raise CorruptArchive(f"{path}: got {got}, wanted float16 {list(shape)}: one row for each line")
+        raise CorruptArchive(f"{path}: got {got}, wanted float16 {list(shape)}, a row for each line; use an undamaged copy")
     return np.asarray(embeddings)
 
 
@@ -160,7 +166,7 @@ def _open_crops(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError) as error:
-        raise CorruptArchive(f"{path}: got what is no zip ({error}), wanted the crops of a shard") from error
+        raise CorruptArchive(f"{path}: got what is no zip ({error}), wanted crops; use an undamaged copy") from error
 
 
 def _read_crop(crops: zipfile.ZipFile, entry_id: int, where: str) -> bytes | None:
