@@ -25,7 +25,7 @@ from tests.gallery.crash_model import DIM, Lane, counted, entry_of, histories
 from tests.gallery.crash_writer import SPACE, start
 
 LANES = 4
-CROWD = 2100  # entries that stand in a quantised gallery from the beginning: fewer are scanned exactly in any case
+CROWD = 2400  # entries that stand in a quantised gallery from the beginning: fewer are scanned exactly in any case
 OWN_FILES = {"gallery.sqlite", "gallery.sqlite-wal", "gallery.sqlite-shm", "lock"}
 INDEXES = ("exact", "quantised")
 
@@ -110,6 +110,8 @@ def check_gallery(gallery, made, *, index):
         lane.ids = {token: found[token].entry_id for token in lane.entries}
     assert len(found) == len(crowd) + sum(len(lane.entries) for lane in settled)
     for token, entry in found.items():
+        if token.startswith("crowd") and entry.entry_id % 20:
+            continue  # gallery.faults() has read it; what is in motion is read one by one
         _check_entry(gallery, entry, entry_of(token, entry.pid))
     for history in made:
         for result in history.results:

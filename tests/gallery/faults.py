@@ -27,7 +27,7 @@ from gallery.errors import CorruptArchive, CorruptStore, StoreError, StoreFull, 
 from tests.gallery.fault_tasks import Scene, make_bases, tasks
 
 SIZES = [0, 1, 8, 30, 33, 60, 90, 130, 180, 200, 230, 260, 300, 340, 400, 480, 600, 800, 1200, 4000]  # KB
-FEW_SIZES = [0, 30, 100, 250]
+FEW_SIZES = [0, 40, 150]
 CALLS = {
     "writes": ["oc/open", "rw/write", "rw/pwrite", "rw/ftruncate", "sync/fsync", "sync/fdatasync", "dir/rename", "dir/unlink"],
     "reads": ["rw/read", "rw/pread"],

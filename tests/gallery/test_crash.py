@@ -23,7 +23,7 @@ with LocalGallery.open(Path(sys.argv[1]), space_id="space-1", dim=8):
 
 
 def test_killed_processes_lose_nothing_acknowledged(tmp_path):
-    rounds = ["--rounds", "12", "--kills", "6", "--folder", str(tmp_path), "--json", str(tmp_path / "figures")]
+    rounds = ["--rounds", "12", "--kills", "9", "--folder", str(tmp_path), "--json", str(tmp_path / "figures")]
     command = [sys.executable, "-m", "tests.gallery.crash", *rounds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -173,14 +173,14 @@ def test_gallery_is_ready_while_its_file_is_being_rewritten(gallery, people, tmp
 
 
 def test_damage_anywhere_in_a_killed_gallery_is_refused_or_harmless(gallery, new, reopen, tmp_path):
-    entries = [new(f"p{number}", camid="c") for number in range(30)]
+    entries = [new(f"p{number}", camid="c") for number in range(12)]
     for entry in entries:
         gallery.enroll([entry], space_id="space-1")
     alive, killed = tmp_path / "gallery", tmp_path / "killed"
     shutil.copytree(alive, killed)
     gallery.close()
     rng, refused = random.Random(11), 0
-    for _ in range(60):
+    for _ in range(40):
         shutil.rmtree(alive)
         shutil.copytree(killed, alive)
         path = rng.choice([alive / "gallery.sqlite", alive / "gallery.sqlite-wal", alive / "gallery.sqlite-wal"])
@@ -195,4 +195,4 @@ def test_damage_anywhere_in_a_killed_gallery_is_refused_or_harmless(gallery, new
                     assert gallery.search(entry.embedding, k=1).matches[0].pid == entry.pid
         except StoreError:
             refused += 1
-    assert refused > 10
+    assert refused > 5
