@@ -128,6 +128,7 @@ def tasks(lane):
     yield Task("migrate", _open, base="old")
     yield Task("reembed", _reembed)
     yield Task("create", _create)
+    yield Task("open", _open)
 
 
 def _take_snapshot(scene):
