@@ -132,14 +132,15 @@ def train(case: Case, data: Path, work: Path, backbone: Sequence[str]) -> dict[s
     """Runs one case unless it is done; returns its figures, or what went wrong."""
     out, log = work / case.name, work / f"{case.name}.log"
     done = out / "done.json"  # the flags it was done with: other flags are another case, or more epochs of this one
-    if not done.exists() or json.loads(done.read_text()) != list(case.flags):
+    flags = [*backbone, *case.flags]
+    if not done.exists() or json.loads(done.read_text()) != flags:
         command = ["--data", str(data), "--out", str(out), "--recipe", case.recipe, *backbone, *FLAGS, *case.flags]
         child = multiprocessing.get_context("fork").Process(target=run_apart, args=(command, log))  # torch is imported once
         child.start()
         child.join()
         if child.exitcode:
             return {"part": case.part, "name": case.name, "failed": f"exit status {child.exitcode}, see {log.name}"}
-        done.write_text(json.dumps(case.flags))
+        done.write_text(json.dumps(flags))
     lines, metrics = runlog.lines(out), json.loads((out / "metrics.json").read_text())
     figures: dict[str, Any] = {"part": case.part, "name": case.name, "recipe": case.recipe, "flags": case.flags}
     figures |= {key: lines[-1].get(key) for key in ("epoch", "id_loss", "triplet_loss", "center_loss", "accuracy")}

@@ -84,11 +84,11 @@ def space_id_of(weights: Path, facts: Facts) -> str:
 
 def thresholds_of(metrics: dict[str, Any] | None, source: str) -> dict[str, Any] | None:
     """Returns the thresholds that an evaluation measured, or null without one."""
-    if metrics is None or not metrics["far"]:
+    if metrics is None:
         return None
-    far = metrics["far"]  # of a small test set without the smallest rates
+    far = metrics["far"]  # a small test set cannot measure the smallest rates: then what no impostor reached
     return {
-        "default": far.get(DEFAULT_FALSE_ACCEPT_RATE, far[min(far, key=float)]),
+        "default": far[DEFAULT_FALSE_ACCEPT_RATE] if DEFAULT_FALSE_ACCEPT_RATE in far else metrics["unreached"],
         "margin": metrics["margin"],
         "far": far,
         "source": source,

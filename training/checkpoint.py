@@ -7,6 +7,7 @@ RUN/resume.pt                optimisers, centers, raw weights: for --resume only
 
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from training.config import TrainConfig, from_json, to_json
@@ -61,19 +62,26 @@ def write_whole(writers: dict[Path, Callable[[Path], object]]) -> None:
 
     A write that fails leaves every old file; a kill leaves all old files, or a set that `finish_write` puts in place.
     """
-    temporaries = {path: path.with_name(f".{path.name}.tmp") for path in writers}
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in writers}
     try:
         for path, write in writers.items():
+            temporaries[path].touch()
+            mode = stat.S_IMODE(temporaries[path].stat().st_mode)
             write(temporaries[path])
-            temporaries[path].chmod(0o644)  # safetensors makes files that only their owner can read
+            temporaries[path].chmod(mode)  # what the user's mask allows: safetensors makes files for their owner alone
             with temporaries[path].open("rb") as file:
                 os.fsync(file.fileno())
+        if len(writers) == 1:
+            (path,) = writers
+            temporaries[path].replace(path)
+            sync_folder(path.parent)
+            return
         for path, temporary in temporaries.items():
             temporary.replace(ready(path))
     except BaseException:
-        for path, temporary in temporaries.items():
-            temporary.unlink(missing_ok=True)
+        for path, temporary in reversed(temporaries.items()):  # the last one's stands for all of them: it goes first
             ready(path).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
     finish_write(list(writers))
 
@@ -93,9 +101,14 @@ def finish_write(paths: Sequence[Path]) -> None:
         if is_whole and ready(path).exists():
             ready(path).replace(path)
         ready(path).unlink(missing_ok=True)
-    folder = os.open(paths[0].parent, os.O_RDONLY)
+    sync_folder(paths[0].parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames in a folder last."""
+    folder = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the renames
+        os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -103,6 +116,9 @@ def finish_write(paths: Sequence[Path]) -> None:
 def finish_save(folder: Path) -> None:
     """Finishes a `save` that was killed; for the process that trains in this folder alone."""
     if folder.is_dir():
+        for name in (RESUME, WEIGHTS, FACTS):
+            for left in folder.glob(f".{name}.*.tmp"):
+                left.unlink()
         finish_write([folder / name for name in (RESUME, WEIGHTS, FACTS)])
 
 
@@ -162,8 +178,8 @@ def load(path: Path) -> tuple[BNNeck, Facts]:
     model = build(facts.config, facts.num_ids)
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
-            check_place(folder / WEIGHTS, file.metadata() or {}, facts)
-        model.load_state_dict(load_file(folder / WEIGHTS))
+            check_place(folder / WEIGHTS, file.metadata() or {}, facts)  # and read from one opening: a run may replace the file
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"{folder / WEIGHTS}: got no such file, wanted the weights that {FACTS} belongs to") from None
     except (SafetensorError, RuntimeError) as error:
@@ -186,7 +202,8 @@ def check_place(path: Path, place: Mapping[str, str], facts: Facts) -> None:
     )
     if got != wanted:
         raise ValueError(
-            f"{path}: got {got}, wanted {wanted}: the files are of two saves; go on with --resume, or copy the run again"
+            f"{path}: got {got}, wanted {wanted}: the files are of two saves; if it is training try again, "
+            "else go on with --resume, or copy the run again"
         )
 
 

@@ -18,7 +18,8 @@ class EvalResult:
     """The figures of one evaluation; shares are 0..1.
 
     `far` maps a false-accept rate (text) to the cosine threshold measured for it, for the rates that `num_impostor_pairs` can
-    measure (at least one pair of that many), `margin` is the median gap in cosine by which
+    measure (at least one pair of that many), `unreached` is the lowest cosine that no impostor pair reached,
+    `margin` is the median gap in cosine by which
     a wrong first match led the right identity (0 when there was none): under the Euclidean metric `far` is empty and `margin` 0.
     `roc` maps the same rates to the share of genuine pairs accepted there, whatever the metric. `trapezoid_mAP` is the mAP of
     the Market-1501 kit's rule, `mAP` everyone else's. `intra_inter` is R of Table V, `dir` the open-set detection and
@@ -43,6 +44,7 @@ class EvalResult:
     dir: dict[str, float] = field(default_factory=dict)
     rerank: dict[str, float] | None = None
     num_impostor_pairs: int = 0
+    unreached: float | None = None
 
     @property
     def rank1(self) -> float:
@@ -76,6 +78,7 @@ def summarize(scored: Scored, data: Dataset, *, metric: Metric) -> EvalResult:
         intra_inter=None if scored.intra_inter is None else round(scored.intra_inter, 6),
         dir=scored.dir,
         num_impostor_pairs=num_impostors,
+        unreached=round(verification.threshold_at(scored.impostor_B, 0, scored.edges), 4) if is_cosine else None,
     )
 
 

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -69,20 +71,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+AGAIN_S = 2.0  # seconds after which another Ctrl-C means it
+
+
 class Stop:
-    """Whether the run was asked to end: in an epoch it saves first; asked twice, or while it `is_saved`, it ends at once.
+    """Whether the run was asked to end: in an epoch it saves first; while it `is_saved`, or at a second Ctrl-C, it ends at once.
+
+    One stop may arrive as several signals, so a second SIGTERM, or a Ctrl-C within seconds of the first, changes nothing.
 
     Not a threading.Event, whose lock must not be taken in a signal handler.
     """
 
     def __init__(self) -> None:
         self.is_asked, self.is_saved = False, True  # before its first batch a run has nothing to save
-        self.number = 0  # of the signal
+        self.number = int(signal.SIGTERM)  # of the signal that asked; another process may have got it
+        self.asked_at = 0.0
 
     def ask(self, number: int, *_: object) -> None:
-        if self.is_saved or self.is_asked:
+        is_again = self.is_asked and number == signal.SIGINT and time.monotonic() - self.asked_at > AGAIN_S
+        if self.is_saved or is_again:
             raise SystemExit(128 + number)
-        self.is_asked, self.number = True, number
+        if not self.is_asked:
+            os.write(2, b"\nstopping after this batch and saving; Ctrl-C again ends without\n")
+            self.is_asked, self.number, self.asked_at = True, number, time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,7 @@ def run_epoch(work: Work, facts: Facts, epoch: int, rows: np.ndarray) -> Facts:
         if distributed.rank() == 0:
             where = f"after epoch {epoch}" if done.is_whole else f"in epoch {epoch} after {place[1]} batches"
             print(f"stopped {where}; saved in {args.out}: go on with --resume", flush=True)
+        distributed.wait()  # a process that leaves early has the others stopped while they save
         raise SystemExit(128 + work.stop.number)
     return facts
 
@@ -177,6 +189,8 @@ def test(work: Work, facts: Facts) -> None:
     if distributed.rank() > 0:
         return
     work.stop.is_saved = True
+    if work.stop.is_asked:  # since the last batch
+        raise SystemExit(128 + work.stop.number)
     settings, args, device = facts.config, work.args, work.learner.device
     embed = torch_embedder(
         work.learner.kept_model().eval(),
@@ -189,8 +203,8 @@ def test(work: Work, facts: Facts) -> None:
     result, evidence = evaluate.measure(embed, work.data, **size, metric=settings.test_metric, rerank=args.rerank)
     print(evaluate.table(result), flush=True)
     runlog.add_line(args.out, {"epoch": facts.epoch, "rank1": result.rank1, "mAP": result.mAP, "mINP": result.mINP})
-    work.stop.is_saved = False
     if facts.epoch < settings.epochs:
+        work.stop.is_saved = False
         return
     figures = asdict(result)
     checkpoint.save_facts(args.out, replace(facts, metrics=figures))

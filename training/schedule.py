@@ -28,12 +28,12 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
 def remarks(config: TrainConfig) -> list[str]:
     """Returns what a shorter run than its schedule should know: that it never leaves the warm-up, or never decays."""
-    last = learning_rate(config, config.epochs)
-    if config.epochs < config.warmup_epochs or last < config.lr and config.epochs == config.warmup_epochs:
-        advice = f"--warmup-epochs {max(1, config.epochs // 10)} --decay-epochs {max(1, round(config.epochs * 2 / 3))}"
-        return [f"{config.epochs} epochs end within the warm-up of {config.warmup_epochs}, at a rate of {last:.2g}; try {advice}"]
-    if config.decay_epochs and min(config.decay_epochs) >= config.epochs:
+    epochs, last = config.epochs, learning_rate(config, config.epochs)
+    if 1 < epochs <= config.warmup_epochs and last < config.lr:
+        advice = f"--warmup-epochs {max(1, epochs // 10)} --decay-epochs {max(1, round(epochs * 2 / 3))}"
+        return [f"{epochs} epochs end within the warm-up of {config.warmup_epochs}, at a rate of {last:.2g}; try {advice}"]
+    if epochs > 1 and config.decay_epochs and min(config.decay_epochs) >= epochs:
         reached = " ".join(map(str, config.decay_epochs))
-        advice = f"--decay-epochs {max(1, config.epochs // 3)} {max(2, round(config.epochs * 0.6))}"
-        return [f"{config.epochs} epochs end before the rate decays (after epochs {reached}); try {advice}"]
+        advice = " ".join(str(epoch) for epoch in sorted({max(1, epochs // 3), max(1, round(epochs * 0.6))}))
+        return [f"{epochs} epochs end before the rate decays (after epochs {reached}); try --decay-epochs {advice}"]
     return []

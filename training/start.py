@@ -70,11 +70,11 @@ def prepare(args: argparse.Namespace, settings: TrainConfig, data: Dataset, devi
     """Builds what learns, fresh or as RUN left it. Raises ValueError when RUN was begun otherwise than the flags say."""
     num_ids = int(dataset.class_labels(data.train).max()) + 1
     model = checkpoint.build(settings, num_ids)
-    if distributed.rank() == 0:
+    if args.resume and distributed.rank() == 0:
         checkpoint.finish_save(args.out)
     distributed.wait()
     if not (args.resume and (args.out / checkpoint.FACTS).is_file()):
-        if (args.out / checkpoint.FACTS).exists():
+        if (args.out / checkpoint.FACTS).exists() or checkpoint.ready(args.out / checkpoint.FACTS).exists():
             raise ValueError(f"--out: {args.out} already holds a checkpoint; add --resume to go on, or name another folder")
         if (args.out / checkpoint.RESUME).exists():
             raise ValueError(

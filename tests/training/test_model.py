@@ -358,6 +358,8 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(hollow, tm
 
 
 def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_path):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

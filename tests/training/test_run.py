@@ -14,7 +14,7 @@ import torch
 
 from training import run
 from training.checkpoint import FACTS, RESUME, WEIGHTS, load, load_facts
-from training.run import Stop, main
+from training.run import AGAIN_S, Stop, main
 
 
 @pytest.fixture(scope="module", name="one_epoch")
@@ -164,13 +164,16 @@ def test_a_signal_saves_in_mid_epoch_and_the_resumed_run_equals_an_unbroken_one(
     assert (out / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
 
 
-def test_a_second_signal_ends_at_once_and_so_does_the_first_when_nothing_is_unsaved():
+def test_a_later_ctrl_c_ends_at_once_and_so_does_the_first_when_nothing_is_unsaved():
     stop = Stop()
     with pytest.raises(SystemExit):
         stop.ask(signal.SIGINT)
     stop.is_saved = False
     stop.ask(signal.SIGINT)
+    stop.ask(signal.SIGINT)  # the same stop, delivered twice
     assert stop.is_asked
+    stop.asked_at -= 2 * AGAIN_S
+    stop.ask(signal.SIGTERM)
     with pytest.raises(SystemExit):
         stop.ask(signal.SIGINT)
 

@@ -93,6 +93,7 @@ def test_a_run_that_ends_before_its_first_decay_is_told_so():
     [
         TrainConfig(),
         TrainConfig(epochs=41),
+        TrainConfig(epochs=1),
         TrainConfig(epochs=3, warmup_epochs=1, decay_epochs=(2,)),
         TrainConfig(epochs=20, decay_epochs=()),
     ],
