@@ -143,9 +143,9 @@ async def constant_arrival(url: str, requests: Sequence[bytes], *, per_s: float,
         begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number in count():
-                due = begun + number / per_s
-                if due - begun >= seconds:
+                if number / per_s >= seconds:
                     return
+                due = begun + number / per_s
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 group.create_task(one(number, due))
 
