@@ -87,8 +87,11 @@ def thresholds_of(metrics: dict[str, Any] | None, source: str) -> dict[str, Any]
     if metrics is None:
         return None
     far = metrics["far"]  # a small test set cannot measure the smallest rates: then what no impostor reached
+    default = far[DEFAULT_FALSE_ACCEPT_RATE] if DEFAULT_FALSE_ACCEPT_RATE in far else metrics["unreached"]
+    if default is None:
+        return None
     return {
-        "default": far[DEFAULT_FALSE_ACCEPT_RATE] if DEFAULT_FALSE_ACCEPT_RATE in far else metrics["unreached"],
+        "default": default,
         "margin": metrics["margin"],
         "far": far,
         "source": source,

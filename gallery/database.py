@@ -232,7 +232,7 @@ def _make(folder: Path, space: Space) -> None:
         connection.execute(f"PRAGMA user_version = {FIRST_SCHEMA}")
         migrate(connection)
     _put_in_place(draft, folder / FILE)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -284,12 +284,13 @@ def _remove_draft(folder: Path) -> None:
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
-    _sync(draft)
+    sync(draft)
     draft.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

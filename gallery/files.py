@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO
 
-from gallery.database import disk_errors
+from gallery.database import disk_errors, sync
 from gallery.errors import CorruptArchive, OutputExists
 
 Progress = Callable[[int, int], None]  # (done, in all)
@@ -70,15 +70,6 @@ def put(made: Path, target: Path) -> None:
 def create(path: Path) -> BinaryIO:
     """A new file to write to, its owner's alone."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-
-
-def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

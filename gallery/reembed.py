@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.checks import MAX_KEY, check_embedding, check_text
-from gallery.database import DRAFT, FILE, REEMBEDDING, Space, disk_errors
+from gallery.database import DRAFT, FILE, REEMBEDDING, Space, disk_errors, sync
 from gallery.errors import CannotReembed, CorruptStore, GalleryMissing, NotUnitLength
-from gallery.files import Progress, put, quiet, sync
+from gallery.files import Progress, put, quiet
 from gallery.schema import KEYS, MARK_ERASING, row_crc
 from gallery.store import Store
 from gallery.transfer import sound_rows

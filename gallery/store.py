@@ -153,9 +153,7 @@ class Store:
         with self.database.reading() as connection:
             cursor = connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id")
             while batch := cursor.fetchmany(BATCH):
-                for row in batch:
-                    if (fault := row_fault(row, self.space.dim)) is not None:
-                        raise CorruptStore(f"{fault}; restore a snapshot, or run python -m gallery verify to see all")
+                check_rows(batch, self.space.dim)
                 joined = b"".join(row[1] for row in batch)
                 embeddings = np.frombuffer(joined, "<f2").reshape(-1, self.space.dim)
                 columns = list(zip(*batch, strict=True))
@@ -195,6 +193,13 @@ class Store:
     def close(self) -> None:
         """Closes the file and frees the folder."""
         self.database.close()
+
+
+def check_rows(rows: Sequence[Sequence[Any]], dim: int) -> None:
+    """Raises CorruptStore naming the first of these rows of (crc, embedding, *KEYS) that is not sound."""
+    for row in rows:
+        if (fault := row_fault(row, dim)) is not None:
+            raise CorruptStore(f"{fault}; restore a snapshot, or run python -m gallery verify to see all")
 
 
 def row_fault(row: Sequence[Any], dim: int) -> str | None:

@@ -20,11 +20,11 @@ import numpy as np
 from gallery.checks import check_entry, check_space
 from gallery.database import Space
 from gallery.entry import Enrolled
-from gallery.errors import CorruptStore, DimensionMismatch, DuplicateKey, GalleryError
+from gallery.errors import DimensionMismatch, DuplicateKey, GalleryError
 from gallery.files import Progress, aside, create, put, quiet, sync_folder
 from gallery.schema import KEYS
 from gallery.shards import ENDINGS, FORMAT, MANIFEST, Line, Shard, file_sha256, read_contents, read_shard, shard_path
-from gallery.store import Store, row_fault
+from gallery.store import Store, check_rows
 from gallery.times import from_microseconds, optional_time
 
 SHARD = 50_000  # entries a file: 200 MB of embeddings at D = 2048
@@ -105,9 +105,7 @@ def sound_rows(store: Store, *, after: int, num: int) -> list[tuple[Any, ...]]:
     wanted = f"SELECT crc, embedding, {KEYS} FROM entries WHERE entry_id > ? ORDER BY entry_id LIMIT ?"
     with store.database.reading() as connection:
         rows = connection.execute(wanted, (after, num)).fetchall()
-    for row in rows:
-        if (fault := row_fault(row, store.space.dim)) is not None:
-            raise CorruptStore(f"{fault}; restore a snapshot, or run python -m gallery verify to see all")
+    check_rows(rows, store.space.dim)
     return rows
 
 

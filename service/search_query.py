@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 import orjson
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from gallery.checks import MAX_BEST_OF
 from service.schemas import MAX_ATTRIBUTES, Cosine, Moment, Name, Strict
 
 MAX_K = 1000
 MAX_WANTED = 32  # attributes that one search may ask for: each is looked up among all there are
-MAX_BEST_OF = 100  # cosines of an identity that pool=best averages
 
 
 def wanted_attributes(text: str) -> str:

@@ -64,11 +64,6 @@ def close_groups(values: Mapping[str, float], *, gap: float) -> list[list[str]]:
     return groups
 
 
-def is_measured(rate: float, num_pairs: int) -> bool:
-    """Tells whether a rate is at least one pair of so many: a smaller one says no more than none."""
-    return rate * num_pairs >= 1 - 1e-9
-
-
 def threshold_text(far: Mapping[str, float]) -> str:
     """Names thresholds that stand too close to be named one by one: the first and the last rate, and below their thresholds.
 
@@ -79,12 +74,6 @@ def threshold_text(far: Mapping[str, float]) -> str:
     if len(far) == 1:
         return f"FAR {rates[0]}: {thresholds[0]}"
     return f"FAR {rates[0]} to {rates[-1]}\n{thresholds[0]} to {thresholds[-1]}"
-
-
-def unmeasured_note(far: Mapping[str, float], num_pairs: int) -> str:
-    """Returns which false-accept rates are smaller than one of so many impostor pairs; nothing where none is."""
-    rates = [f"{100 * float(name):g} %" for name in far if not is_measured(float(name), num_pairs)]
-    return f" (FAR {', '.join(rates)}: less than one impostor pair, not shown)" if rates else ""
 
 
 def has_center(columns: Mapping[str, np.ndarray]) -> bool:

@@ -28,11 +28,9 @@ from training.curves import (
     filled_span,
     has_center,
     headline,
-    is_measured,
     moving_mean,
     tested,
     threshold_text,
-    unmeasured_note,
 )
 from training.dataset import Dataset
 from training.metrics import Evidence
@@ -151,8 +149,8 @@ def roc_figure(result: EvalResult, evidence: Evidence) -> Figure:
     pairs = f"{evidence.genuine_B.sum():,} genuine pairs, {num_impostors:,} impostor pairs"
     figure, (axis,) = blank(f"{result.data}: verification ROC", f"{pairs}; {tested(result)}")
     false_rates, true_rates = verification.roc_curve(evidence.genuine_B, evidence.impostor_B)
-    axis.plot(np.maximum(false_rates, max(LOWEST_RATE, 1 / num_impostors)), 100 * true_rates, color=BLUE, linewidth=2)
-    for rate in (rate for rate in MARKED_RATES if is_measured(rate, num_impostors)):
+    axis.plot(np.maximum(false_rates, max(LOWEST_RATE, 1 / max(num_impostors, 1))), 100 * true_rates, color=BLUE, linewidth=2)
+    for rate in (rate for rate in MARKED_RATES if verification.is_measured(rate, num_impostors)):
         share = 100 * verification.true_accept_rate(evidence.genuine_B, evidence.impostor_B, rate)
         axis.plot([rate, rate, LOWEST_RATE], [0, share, share], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         axis.plot(rate, share, "o", color=BLUE, markersize=6, clip_on=False)
@@ -175,8 +173,7 @@ def score_figure(result: EvalResult, evidence: Evidence) -> Figure:
         heights, edges = bars(counts, evidence.edges, span=span)
         draw_bars(axis, heights, edges, colour=colour, label=f"{name} pairs ({counts.sum():,})")
         tallest = max(tallest, float(heights.max()))
-    num_impostors = int(evidence.impostor_B.sum())
-    far = {name: threshold for name, threshold in result.far.items() if is_measured(float(name), num_impostors)}
+    far = result.far
     left, right = min([edges[0], *far.values()]), max([edges[-1], *far.values()])
     right = max([right + 0.02 * (right - left), *(threshold + 0.06 * (right - left) for threshold in far.values())])
     axis.set(xlim=(left, right), ylim=(0, 1.5 * tallest or 1))  # room for the thresholds' names
@@ -188,7 +185,7 @@ def score_figure(result: EvalResult, evidence: Evidence) -> Figure:
             xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, va="top", fontsize=8, color="#333338",
         )  # fmt: skip
     score = "cosine" if result.metric == "cosine" else "minus the Euclidean distance"
-    label_axes(axis, x=f"{score} of the pair{unmeasured_note(result.far, num_impostors)}", y="pairs of the kind (% per bar)")
+    label_axes(axis, x=f"{score} of the pair", y="pairs of the kind (% per bar)")
     legend_above(figure, axis.get_legend_handles_labels()[0])
     return figure
 

@@ -18,9 +18,9 @@ class EvalResult:
     """The figures of one evaluation; shares are 0..1.
 
     `far` maps a false-accept rate (text) to the cosine threshold measured for it, for the rates that `num_impostor_pairs` can
-    measure (at least one pair of that many), `unreached` is the lowest cosine that no impostor pair reached,
-    `margin` is the median gap in cosine by which
-    a wrong first match led the right identity (0 when there was none): under the Euclidean metric `far` is empty and `margin` 0.
+    measure (at least one pair of that many), `unreached` is the lowest cosine that no impostor pair reached (None without such
+    pairs), `margin` is the median gap in cosine by which a wrong first match led the right identity (0 when there was none):
+    under the Euclidean metric `far` is empty and `margin` 0.
     `roc` maps the same rates to the share of genuine pairs accepted there, whatever the metric. `trapezoid_mAP` is the mAP of
     the Market-1501 kit's rule, `mAP` everyone else's. `intra_inter` is R of Table V, `dir` the open-set detection and
     identification rate at rank 1 by false-alarm rate, `rerank` the figures and settings of the re-ranked lists.
@@ -59,7 +59,7 @@ def summarize(scored: Scored, data: Dataset, *, metric: Metric) -> EvalResult:
         raise ValueError(f"{data.folder}: none of {len(valid)} queries has its identity in the gallery under another camera")
     wrong = scores.gap[valid & (scores.gap > 0)]
     is_cosine, num_impostors = metric == "cosine", int(scored.impostor_B.sum())
-    rates = [rate for rate in verification.FALSE_ACCEPT_RATES if rate * num_impostors >= 1]
+    rates = [rate for rate in verification.FALSE_ACCEPT_RATES if verification.is_measured(rate, num_impostors)]
     thresholds = {f"{rate:g}": verification.threshold_at(scored.impostor_B, rate, scored.edges) for rate in rates}
     accepted = {f"{rate:g}": verification.true_accept_rate(scored.genuine_B, scored.impostor_B, rate) for rate in rates}
     return EvalResult(
@@ -78,7 +78,9 @@ def summarize(scored: Scored, data: Dataset, *, metric: Metric) -> EvalResult:
         intra_inter=None if scored.intra_inter is None else round(scored.intra_inter, 6),
         dir=scored.dir,
         num_impostor_pairs=num_impostors,
-        unreached=round(verification.threshold_at(scored.impostor_B, 0, scored.edges), 4) if is_cosine else None,
+        unreached=round(verification.threshold_at(scored.impostor_B, 0, scored.edges), 4)
+        if is_cosine and num_impostors
+        else None,
     )
 
 

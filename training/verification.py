@@ -39,6 +39,11 @@ def first_bin_within(impostor_B: np.ndarray, rate: float) -> int:
     return int(np.argmax(reaching_B <= rate * impostor_B.sum()))
 
 
+def is_measured(rate: float, num_pairs: int) -> bool:
+    """Tells whether a rate is at least one pair of so many: a smaller one says no more than none."""
+    return rate * num_pairs >= 1 - 1e-9
+
+
 def threshold_at(impostor_B: np.ndarray, rate: float, edges: np.ndarray) -> float:
     """Returns the lowest threshold, to a bin, that at most `rate` of the impostor pairs reach.
 

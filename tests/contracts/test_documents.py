@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -117,15 +117,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Returns when the address answers 200, fails after a minute."""
+    """Returns when the address answers 200; after a minute fails with its last answer."""
+    answer = "nothing"
     for _ in range(600):
         assert process.poll() is None, "the service ended while starting"
         try:
-            with urllib.request.urlopen(url):
+            found = httpx.get(url, trust_env=False)
+            if found.status_code == 200:
                 return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("the service was not ready within a minute")
+            answer = found.text
+        except httpx.TransportError as error:
+            answer = repr(error)
+        time.sleep(0.1)
+    pytest.fail(f"the service was not ready within a minute; its last answer: {answer}")
 
 
 def test_the_tour_of_the_readme_works_line_by_line(served: str, tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ def test_of_a_test_too_small_for_that_rate_the_default_is_what_no_impostor_reach
         assert (found["default"], found["far"]) == (0.7, far)
 
 
+def test_of_a_test_without_impostors_there_are_no_thresholds(written):
+    assert thresholds_of(written["metrics"] | {"far": {}, "unreached": None}, "one identity") is None
+
+
 @pytest.fixture(scope="module", name="others")
 def others_fixture(int8_artefact, fp16_artefact):
     """The manifests of the reduced precisions."""

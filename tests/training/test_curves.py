@@ -12,10 +12,8 @@ from training.curves import (
     filled_span,
     has_center,
     headline,
-    is_measured,
     moving_mean,
     threshold_text,
-    unmeasured_note,
 )
 from training.results import EvalResult
 
@@ -85,20 +83,9 @@ def test_thresholds_closer_than_the_gap_share_a_group():
     assert close_groups({}, gap=1) == []
 
 
-@pytest.mark.parametrize(("rate", "num_pairs", "told"), [(0.001, 1_000, True), (0.001, 999, False), (0.1, 0, False)])
-def test_a_rate_is_measured_from_one_pair_on(rate, num_pairs, told):
-    assert is_measured(rate, num_pairs) is told
-
-
 def test_close_thresholds_are_named_by_the_first_and_the_last():
     assert threshold_text({"0.01": 0.5}) == "FAR 1 %: 0.500"
     assert threshold_text({"0.01": 0.5, "0.001": 0.51, "0.0001": 0.52}) == "FAR 1 % to 0.01 %\n0.500 to 0.520"
-
-
-def test_rates_that_were_not_measured_are_told():
-    far = {"0.1": 0.5, "0.01": 0.6, "0.001": 0.6}
-    assert unmeasured_note(far, 50) == " (FAR 1 %, 0.1 %: less than one impostor pair, not shown)"
-    assert unmeasured_note(far, 1_000) == ""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -362,6 +363,7 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(monkeypatch, tmp_pat
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use, for every later test
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
         ValueError, match=r"IMAGENET1K_V1: got .*, wanted a download; fetch that file elsewhere and give its path"

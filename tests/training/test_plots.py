@@ -152,12 +152,6 @@ def test_every_threshold_is_drawn_and_close_ones_share_a_name():
     assert axes.get_xlim()[1] > 0.995
 
 
-def test_a_rate_of_less_than_one_pair_is_not_drawn_as_measured():
-    axes = plots.score_figure(RESULT, evidence_of()).axes[0]
-    assert [line.get_xdata()[0] for line in axes.lines] == [0.2, 0.4, 0.41]
-    assert axes.get_xlabel() == "cosine of the pair (FAR 0.01 %: less than one impostor pair, not shown)"
-
-
 def boxes(figure, axis):
     figure.draw_without_rendering()
     return [text.get_window_extent() for text in axis.texts], axis.get_window_extent()

@@ -147,3 +147,8 @@ def test_without_pairs_or_distances_there_is_no_ratio(sums):
 def test_the_examples_in_the_documentation_hold():
     results = doctest.testmod(verification)
     assert (results.failed, results.attempted > 0) == (0, True)
+
+
+@pytest.mark.parametrize(("rate", "num_pairs", "told"), [(0.001, 1_000, True), (0.001, 999, False), (0.1, 0, False)])
+def test_a_rate_is_measured_from_one_pair_on(rate, num_pairs, told):
+    assert verification.is_measured(rate, num_pairs) is told
