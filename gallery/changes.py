@@ -7,7 +7,6 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple
 
 from gallery import answers
@@ -35,6 +34,11 @@ class Enrolment:
     entries: Sequence[NewEntry]
     remember: Remember | None
 
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether insert() refuses it, if it does, before anything of it is written."""
+        return len(self.entries) == 1 and self.remember is None
+
 
 @dataclass(frozen=True)
 class Erased:
@@ -54,25 +58,26 @@ class Moved:
     dropped: list[int]
 
 
-def insert(connection: sqlite3.Connection, call: Enrolment, now: datetime) -> tuple[list[Enrolled], list[Fresh]]:
-    """Enrolls all entries of a call; returns where each landed and the rows that are new.
+def insert(
+    connection: sqlite3.Connection, call: Enrolment, *, next_id: int, enrolled_us: int
+) -> tuple[list[Enrolled], list[Fresh]]:
+    """Enrolls all entries of a call, the new ones from next_id on; returns where each landed and the rows that are new.
 
-    The entries are valid: LocalGallery has checked them. Raises DuplicateKey and AnswerErased half-way.
+    The entries are valid: LocalGallery has checked them. Raises DuplicateKey and AnswerErased half-way, or before it
+    writes anything where call.writes_at_once.
     """
     remember = call.remember
     if remember is not None and answers.recall(connection, remember.key, remember.fingerprint) is not None:
         return answers.enrolled_under(connection, remember.key), []
     enrolled: list[Enrolled] = []
     fresh: list[Fresh] = []
-    next_id = _last_id(connection) + 1
     for new in call.entries:
-        embedding = new.embedding.astype("<f2").tobytes()
-        standing = _standing(connection, new, embedding)
-        if standing is None:
-            fresh.append(Fresh(_keys(next_id, new, now), embedding))
-            _insert_row(connection, fresh[-1], new.crop_jpeg)
-            next_id += 1
-        enrolled.append(Enrolled(fresh[-1].keys[0] if standing is None else standing, new.pid, standing is not None))
+        row = Fresh(_keys(next_id + len(fresh), new, enrolled_us), new.embedding.astype("<f2").tobytes())
+        if _insert_row(connection, row, new.crop_jpeg):
+            fresh.append(row)
+            enrolled.append(Enrolled(row.keys[0], new.pid, duplicate=False))
+        else:
+            enrolled.append(Enrolled(_standing(connection, new, row.embedding), new.pid, duplicate=True))
     if remember is not None:
         answers.write(connection, remember, enrolled)
     return enrolled, fresh
@@ -125,14 +130,14 @@ def rename(connection: sqlite3.Connection, pid: str, new_pid: str, *, merge: boo
     return Moved(moved, dropped)
 
 
-def _last_id(connection: sqlite3.Connection) -> int:
+def last_id(connection: sqlite3.Connection) -> int:
     """The largest id ever given out, 0 before the first; deleted ones count."""
     found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
     return 0 if found is None else int(found[0])
 
 
-def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -> int | None:
-    """The id of the entry that this one repeats, None when it is new; raises DuplicateKey."""
+def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -> int:
+    """The id of the entry that this one, which could not be inserted, repeats; raises DuplicateKey."""
     if new.client_key is not None:
         found = connection.execute(
             "SELECT entry_id, pid, embedding, content_hash FROM entries WHERE client_key = ?", (new.client_key,)
@@ -146,21 +151,20 @@ def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -
                 f"client_key {new.client_key!r} stands for entry {entry_id} with other content; "
                 "use a new key for a new entry, or delete that one first"
             )
-    if new.content_hash is None:
-        return None
     found = connection.execute(
         "SELECT entry_id FROM entries WHERE pid = ? AND content_hash = ?", (new.pid, new.content_hash)
     ).fetchone()
-    return None if found is None else int(found[0])
+    assert found is not None, "This is a bug: a free id, client_key and content_hash conflict with nothing."
+    return int(found[0])
 
 
-def _keys(entry_id: int, new: NewEntry, now: datetime) -> Keys:
+def _keys(entry_id: int, new: NewEntry, enrolled_us: int) -> Keys:
     return (
         entry_id,
         new.pid,
         new.camid,
         None if new.captured_at is None else to_microseconds(new.captured_at),
-        to_microseconds(now),
+        enrolled_us,
         json.dumps(dict(new.attributes)),
         new.model_id,
         new.client_key,
@@ -168,14 +172,16 @@ def _keys(entry_id: int, new: NewEntry, now: datetime) -> Keys:
     )
 
 
-def _insert_row(connection: sqlite3.Connection, fresh: Fresh, crop_jpeg: bytes | None) -> None:
-    keys, embedding = fresh
-    connection.execute(
-        f"INSERT INTO entries ({KEYS}, crc, embedding) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+def _insert_row(connection: sqlite3.Connection, row: Fresh, crop_jpeg: bytes | None) -> bool:
+    """Inserts a row and its crop, or nothing when its client_key, or its content_hash under its pid, stands."""
+    keys, embedding = row
+    inserted = connection.execute(
+        f"INSERT INTO entries ({KEYS}, crc, embedding) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (*keys, row_crc(keys, embedding), embedding),
     )
-    if crop_jpeg is not None:
+    if inserted.rowcount and crop_jpeg is not None:
         connection.execute("INSERT INTO crops VALUES (?, ?, ?)", (keys[0], zlib.crc32(crop_jpeg), crop_jpeg))
+    return bool(inserted.rowcount)
 
 
 def _erase(connection: sqlite3.Connection, condition: str, value: object) -> Erased:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -78,11 +79,13 @@ class Store:
         """
         outcomes: list[list[Enrolled] | Exception] = []
         fresh: list[Fresh] = []
+        enrolled_us = to_microseconds(now)
         with self.database.transaction() as connection:
+            first_id = changes.last_id(connection) + 1
             for call in calls:
                 try:
-                    with self.database.savepoint():
-                        enrolled, rows = changes.insert(connection, call, now)
+                    with nullcontext() if call.writes_at_once else self.database.savepoint():
+                        enrolled, rows = changes.insert(connection, call, next_id=first_id + len(fresh), enrolled_us=enrolled_us)
                 except Exception as error:
                     if not connection.in_transaction:
                         raise

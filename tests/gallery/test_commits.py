@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from gallery.commits import GroupCommit
+from gallery.commits import GroupCommit, _Pending
 
 PATIENCE_S = 10.0
 
@@ -93,4 +93,64 @@ def test_commits_go_on_after_a_failure_and_an_interrupt(disk):
         with pytest.raises(type(error)):
             commits.run(1)
     disk.fails_with = None
+    assert commits.run(1) == 2
+
+
+class Stop(BaseException):
+    """Raised in a thread that waits, as Ctrl-C is in the main one."""
+
+
+class Interruptible:
+    """The lock that a call waits on; the wait is interrupted, once something has happened meanwhile."""
+
+    def __init__(self, meanwhile):
+        self.meanwhile = meanwhile
+        self.released = 0
+
+    def acquire(self):
+        self.meanwhile()
+        raise Stop
+
+    def release(self):
+        self.released += 1
+
+
+def interrupt(commits, call, meanwhile):
+    """Waits with a call as run() does when another leads, and is interrupted after `meanwhile`."""
+    pending = _Pending(call)
+    pending.woken = Interruptible(meanwhile)
+    commits._waiting.append(pending)
+    with pytest.raises(Stop):
+        commits._wait(pending)
+    return pending
+
+
+def test_call_that_is_interrupted_while_it_waits_is_not_committed(disk):
+    commits = GroupCommit(disk.commit)
+    interrupt(commits, 7, lambda: None)
+    assert commits.run(1) == 2
+    assert disk.groups == [[1]]
+
+
+def test_interrupted_call_that_is_being_committed_stays_committed(disk):
+    commits = GroupCommit(disk.commit)
+    pending = interrupt(commits, 7, lambda: commits.run(1))  # another leads meanwhile, and takes both
+    assert (disk.groups, pending.outcome) == ([[7, 1]], 14)
+
+
+def test_call_that_is_interrupted_when_it_was_to_lead_lets_the_next_one_lead(disk):
+    outcomes = []
+    commits = GroupCommit(disk.commit)
+    follower = threading.Thread(target=lambda: outcomes.append(commits.run(2)), daemon=True)
+
+    def lead_and_leave():
+        commits._is_led = True
+        follower.start()
+        while len(commits._waiting) < 2:
+            pass
+        commits._hand_over()
+
+    interrupt(commits, 7, lead_and_leave)
+    follower.join(PATIENCE_S)
+    assert (outcomes, disk.groups) == ([4], [[2]])
     assert commits.run(1) == 2
