@@ -9,14 +9,15 @@ import faiss as faiss_module
 import numpy as np
 from numpy.typing import NDArray
 
+from gallery.gpu import MOST, TOLERANCE, GpuPass
 from gallery.quantised import FirstPass, reach
 
 faiss: Any = faiss_module  # its type stubs describe the C++ signatures, not the Python ones
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
-IndexChoice = Literal["auto", "exact", "quantised"]
-Kind = Literal["exact", "quantised"]
+IndexChoice = Literal["auto", "exact", "quantised", "gpu"]
+Kind = Literal["exact", "quantised", "gpu"]
 
 AUTO_FROM = 20_000  # entries from which auto makes a first pass; below, an exact scan takes a few milliseconds
 LEAST = 256  # rows that a search looks at in any case: as quick as ten, and often settles what ten would not
@@ -39,6 +40,7 @@ class Index:
         self._choice = choice
         self._rows = _half_precision(dim)
         self._first_pass = FirstPass(dim) if choice == "quantised" else None
+        self._gpu = GpuPass(dim) if choice == "gpu" else None
 
     def __len__(self) -> int:
         return int(self._rows.ntotal)
@@ -46,13 +48,17 @@ class Index:
     @property
     def kind(self) -> Kind:
         """How searches among many rows are answered."""
+        if self._gpu is not None:
+            return "gpu"
         return "exact" if self._first_pass is None else "quantised"
 
     def add(self, embeddings: Halves | Floats) -> None:
         """Appends embeddings [n, D], kept in half precision."""
         rows = np.ascontiguousarray(embeddings, np.float16)
         self._rows.add_sa_codes(rows.view(np.uint8))
-        if self._first_pass is not None:
+        if self._gpu is not None:
+            self._gpu.add(rows)
+        elif self._first_pass is not None:
             self._first_pass.add(rows)
         elif self._choice == "auto" and len(self) >= AUTO_FROM:
             self._first_pass = FirstPass(self._dim)
@@ -64,6 +70,8 @@ class Index:
         self._rows.remove_ids(selector)
         if self._first_pass is not None:
             self._first_pass.remove(selector)
+        if self._gpu is not None:
+            self._gpu.replace(self.rows())
 
     def rows(self) -> Halves:
         """All rows float16 [n, D] without a copy, bit for bit as added; not to be kept beyond the next change."""
@@ -85,6 +93,8 @@ class Index:
         selector = None if only is None else _selector(only, len(self))
         if self._first_pass is not None:
             yield from self._proven(self._first_pass, query, least, selector, num // WORTH)
+        if self._gpu is not None and only is None:
+            yield from self._proposed(self._gpu, query, max(LEAST, least))
         size = max(LEAST, least)
         while size < num:
             yield self._scanned(query, size, selector)
@@ -95,7 +105,10 @@ class Index:
     def differing(self, positions: Ids, embeddings: Halves) -> NDArray[np.bool_]:
         """Which rows or their codes are not those of embeddings [n, D], bit for bit; bool [n]."""
         different: NDArray[np.bool_] = (self.rows()[positions].view(np.uint16) != embeddings.view(np.uint16)).any(axis=1)
-        return different if self._first_pass is None else different | self._first_pass.differing(positions, embeddings)
+        for held in (self._first_pass, self._gpu):
+            if held is not None:
+                different |= held.differing(positions, embeddings)
+        return different
 
     def _proven(
         self, first_pass: FirstPass, query: Floats, least: int, selector: Any | None, most: int
@@ -112,6 +125,15 @@ class Index:
                 is_proven = cosines > reach(differences[: len(cosines)], cosines, self._dim)
                 yield _sorted(candidates[: len(cosines)][is_proven], cosines[is_proven])
                 num_seen *= 2
+
+    def _proposed(self, gpu: GpuPass, query: Floats, size: int) -> Iterator[tuple[Ids, Floats]]:
+        """Of ever more of a device's proposals those before which nothing else can come."""
+        while size < len(self) and size <= MOST:
+            candidates, proposed = gpu.candidates(query, size)
+            cosines = self._cosines(query, candidates)
+            is_proven = cosines > proposed[-1] + TOLERANCE
+            yield _sorted(candidates[is_proven], cosines[is_proven])
+            size *= GROWTH
 
     def _scanned(self, query: Floats, size: int, selector: Any | None) -> tuple[Ids, Floats]:
         """The `size` closest of the selected rows, which are more than that."""

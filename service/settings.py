@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     gallery: Path = Field(default=Path("var/gallery"), description="Gallery folder; made when it is not there.")
     index: IndexChoice = Field(
         default="auto",
-        description="How the gallery is searched: exact, quantised (a first pass over one-bit codes), or auto, by size.",
+        description="How the gallery is searched: exact, quantised (a first pass over one-bit codes), gpu, or auto, by size.",
     )
     api_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may read and write.")
     read_only_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may only read.")
