@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from gallery.schema import KEYS, MARK_ERASING, is_sound_row, row_crc
 from gallery.times import to_microseconds
 
 RENAME_BATCH = 1000  # rows held in memory at a time
+ROWS_AT_ONCE = 64  # rows of one INSERT: 11 values each, and SQLite takes 32,766
 
 Keys = tuple[int, str, str | None, int | None, int, str, str, str | None, str | None]  # the columns of KEYS
 
@@ -35,8 +36,8 @@ class Enrolment:
     remember: Remember | None
 
     @property
-    def writes_at_once(self) -> bool:
-        """Whether insert() refuses it, if it does, before anything of it is written."""
+    def is_single(self) -> bool:
+        """Whether it is one entry and nothing else: it needs nothing undone when it is refused."""
         return len(self.entries) == 1 and self.remember is None
 
 
@@ -58,29 +59,46 @@ class Moved:
     dropped: list[int]
 
 
-def insert(
+def enroll(
     connection: sqlite3.Connection, call: Enrolment, *, next_id: int, enrolled_us: int
 ) -> tuple[list[Enrolled], list[Fresh]]:
-    """Enrolls all entries of a call, the new ones from next_id on; returns where each landed and the rows that are new.
-
-    The entries are valid: LocalGallery has checked them. Raises DuplicateKey and AnswerErased half-way, or before it
-    writes anything where call.writes_at_once.
-    """
+    """Enrolls all entries of a call, as insert() does; raises DuplicateKey and AnswerErased half-way."""
     remember = call.remember
     if remember is not None and answers.recall(connection, remember.key, remember.fingerprint) is not None:
         return answers.enrolled_under(connection, remember.key), []
+    outcomes, fresh = insert(connection, call.entries, next_id=next_id, enrolled_us=enrolled_us)
     enrolled: list[Enrolled] = []
-    fresh: list[Fresh] = []
-    for new in call.entries:
-        row = Fresh(_keys(next_id + len(fresh), new, enrolled_us), new.embedding.astype("<f2").tobytes())
-        if _insert_row(connection, row, new.crop_jpeg):
-            fresh.append(row)
-            enrolled.append(Enrolled(row.keys[0], new.pid, duplicate=False))
-        else:
-            enrolled.append(Enrolled(_standing(connection, new, row.embedding), new.pid, duplicate=True))
+    for outcome in outcomes:
+        if isinstance(outcome, DuplicateKey):
+            raise outcome
+        enrolled.append(outcome)
     if remember is not None:
         answers.write(connection, remember, enrolled)
     return enrolled, fresh
+
+
+def insert(
+    connection: sqlite3.Connection, entries: Sequence[NewEntry], *, next_id: int, enrolled_us: int
+) -> tuple[list[Enrolled | DuplicateKey], list[Fresh]]:
+    """Inserts the entries that repeat none; returns where each landed, or what it must not repeat, and the rows that are new.
+
+    The entries are valid: LocalGallery has checked them. The n-th one's id is next_id + n; that of a repetition is left out.
+    """
+    rows = [
+        Fresh(_keys(next_id + place, new, enrolled_us), new.embedding.astype("<f2").tobytes())
+        for place, new in enumerate(entries)
+    ]
+    inserted = {entry_id for part in _parts(rows, ROWS_AT_ONCE) for entry_id in _insert_rows(connection, part)}
+    outcomes: list[Enrolled | DuplicateKey] = []
+    for new, row in zip(entries, rows, strict=True):
+        if row.keys[0] in inserted:
+            outcomes.append(Enrolled(row.keys[0], new.pid, duplicate=False))
+            if new.crop_jpeg is not None:
+                crop = (row.keys[0], zlib.crc32(new.crop_jpeg), new.crop_jpeg)
+                connection.execute("INSERT INTO crops VALUES (?, ?, ?)", crop)
+        else:
+            outcomes.append(_standing(connection, new, row.embedding))
+    return outcomes, [row for row in rows if row.keys[0] in inserted]
 
 
 def delete_entry(connection: sqlite3.Connection, entry_id: int) -> Erased:
@@ -136,8 +154,8 @@ def last_id(connection: sqlite3.Connection) -> int:
     return 0 if found is None else int(found[0])
 
 
-def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -> int:
-    """The id of the entry that this one, which could not be inserted, repeats; raises DuplicateKey."""
+def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -> Enrolled | DuplicateKey:
+    """The entry that this one, which could not be inserted, repeats; or the error, when its client_key stands for another."""
     if new.client_key is not None:
         found = connection.execute(
             "SELECT entry_id, pid, embedding, content_hash FROM entries WHERE client_key = ?", (new.client_key,)
@@ -146,8 +164,8 @@ def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -
             entry_id, pid, stored, content_hash = found
             is_same_crop = new.content_hash is not None and new.content_hash == content_hash
             if pid == new.pid and (is_same_crop or embedding == stored):
-                return int(entry_id)
-            raise DuplicateKey(
+                return Enrolled(int(entry_id), pid, duplicate=True)
+            return DuplicateKey(
                 f"client_key {new.client_key!r} stands for entry {entry_id} with other content; "
                 "use a new key for a new entry, or delete that one first"
             )
@@ -155,7 +173,7 @@ def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -
         "SELECT entry_id FROM entries WHERE pid = ? AND content_hash = ?", (new.pid, new.content_hash)
     ).fetchone()
     assert found is not None, "This is a bug: a free id, client_key and content_hash conflict with nothing."
-    return int(found[0])
+    return Enrolled(int(found[0]), new.pid, duplicate=True)
 
 
 def _keys(entry_id: int, new: NewEntry, enrolled_us: int) -> Keys:
@@ -172,16 +190,26 @@ def _keys(entry_id: int, new: NewEntry, enrolled_us: int) -> Keys:
     )
 
 
-def _insert_row(connection: sqlite3.Connection, row: Fresh, crop_jpeg: bytes | None) -> bool:
-    """Inserts a row and its crop, or nothing when its client_key, or its content_hash under its pid, stands."""
-    keys, embedding = row
-    inserted = connection.execute(
-        f"INSERT INTO entries ({KEYS}, crc, embedding) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (*keys, row_crc(keys, embedding), embedding),
-    )
-    if inserted.rowcount and crop_jpeg is not None:
-        connection.execute("INSERT INTO crops VALUES (?, ?, ?)", (keys[0], zlib.crc32(crop_jpeg), crop_jpeg))
-    return bool(inserted.rowcount)
+def _parts(rows: list[Fresh], size: int) -> Iterator[list[Fresh]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _insert_rows(connection: sqlite3.Connection, rows: list[Fresh]) -> Iterable[int]:
+    """Inserts rows but those whose client_key, or content_hash under its pid, stands; returns the ids that are in.
+
+    One statement for all: the interpreter lets others run, and waits for its turn again, at each.
+    """
+    marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows))
+    values = [value for keys, embedding in rows for value in (*keys, row_crc(keys, embedding), embedding)]
+    sql = f"INSERT INTO entries ({KEYS}, crc, embedding) VALUES {marks} ON CONFLICT DO NOTHING"
+    entry_ids = [row.keys[0] for row in rows]
+    if connection.execute(sql, values).rowcount == len(rows):
+        return entry_ids
+    first, last = entry_ids[0], entry_ids[-1]
+    return [
+        entry_id
+        for (entry_id,) in connection.execute("SELECT entry_id FROM entries WHERE entry_id BETWEEN ? AND ?", (first, last))
+    ]
 
 
 def _erase(connection: sqlite3.Connection, condition: str, value: object) -> Erased:

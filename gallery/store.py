@@ -5,9 +5,9 @@ Every entry carries a CRC32 over all its columns and its embedding, every crop o
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +20,11 @@ from gallery import answers, changes
 from gallery.changes import Enrolment, Erased, Fresh, Moved
 from gallery.database import Database, Space
 from gallery.entry import Enrolled, NewEntry, Remember
-from gallery.errors import CorruptStore, no_entry
+from gallery.errors import CorruptStore, DuplicateKey, no_entry
 from gallery.schema import KEYS, is_sound_row
 from gallery.times import to_microseconds
+
+Inserted = tuple[list[list[Enrolled] | Exception], list[Fresh]]  # the outcome of each call, and the rows that are new
 
 BATCH = 2048  # entries read at a time: 8 MB of embeddings at D = 2048
 
@@ -81,19 +83,39 @@ class Store:
         fresh: list[Fresh] = []
         enrolled_us = to_microseconds(now)
         with self.database.transaction() as connection:
-            first_id = changes.last_id(connection) + 1
-            for call in calls:
-                try:
-                    with nullcontext() if call.writes_at_once else self.database.savepoint():
-                        enrolled, rows = changes.insert(connection, call, next_id=first_id + len(fresh), enrolled_us=enrolled_us)
-                except Exception as error:
-                    if not connection.in_transaction:
-                        raise
-                    outcomes.append(error)
-                else:
-                    outcomes.append(enrolled)
-                    fresh += rows
+            next_id = changes.last_id(connection) + 1
+            for is_single, run in itertools.groupby(calls, key=lambda call: call.is_single):
+                insert = self._insert_singles if is_single else self._insert_each
+                found, rows = insert(list(run), next_id=next_id, enrolled_us=enrolled_us)
+                outcomes += found
+                fresh += rows
+                next_id = fresh[-1].keys[0] + 1 if fresh else next_id
         return outcomes, _rows(fresh, self.space.dim)
+
+    def _insert_singles(self, calls: list[Enrolment], *, next_id: int, enrolled_us: int) -> Inserted:
+        """Enrolls calls of one entry each, all at once."""
+        entries = [call.entries[0] for call in calls]
+        found, rows = changes.insert(self.database.connection, entries, next_id=next_id, enrolled_us=enrolled_us)
+        return [one if isinstance(one, DuplicateKey) else [one] for one in found], rows
+
+    def _insert_each(self, calls: list[Enrolment], *, next_id: int, enrolled_us: int) -> Inserted:
+        """Enrolls calls one after the other; what is refused is undone alone."""
+        outcomes: list[list[Enrolled] | Exception] = []
+        fresh: list[Fresh] = []
+        connection = self.database.connection
+        for call in calls:
+            try:
+                with self.database.savepoint():
+                    enrolled, rows = changes.enroll(connection, call, next_id=next_id, enrolled_us=enrolled_us)
+            except Exception as error:
+                if not connection.in_transaction:
+                    raise
+                outcomes.append(error)
+            else:
+                outcomes.append(enrolled)
+                fresh += rows
+                next_id = rows[-1].keys[0] + 1 if rows else next_id
+        return outcomes, fresh
 
     def recall(self, key: str, fingerprint: str) -> bytes | None:
         """The answer remembered under the key, None for a new one; raises DuplicateKey or AnswerErased."""

@@ -18,6 +18,7 @@ from gallery.store import Store, row_fault
 GOLDEN = Path(__file__).parents[1] / "golden"
 MAKE_GOLDEN = Path(__file__).with_name("make_golden.py")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+HASH = "5" * 64
 KEYS = (7, "ann", None, None, 1, "{}", "model-1", None, None)
 
 
@@ -52,6 +53,28 @@ def test_call_that_fails_half_way_is_undone_alone(store, new):
     with pytest.raises(DuplicateKey):
         store.insert(calls[1], now=NOON, remember=None)
     assert (store.num_entries(), list(store.faults())) == (3, [])
+
+
+def test_calls_of_one_entry_that_come_together_each_have_their_own_outcome(store, new):
+    store.insert([new("ann", client_key="k")], now=NOON, remember=None)
+    calls = [new("bob"), new("cyd", client_key="k"), new("dan", content_hash=HASH), new("dan", content_hash=HASH), new("eve")]
+    outcomes, rows = store.insert_all([Enrolment([entry], None) for entry in calls], now=NOON)
+    assert [outcome[0] for outcome in outcomes if isinstance(outcome, list)] == [
+        Enrolled(2, "bob", duplicate=False),
+        Enrolled(4, "dan", duplicate=False),
+        Enrolled(4, "dan", duplicate=True),
+        Enrolled(6, "eve", duplicate=False),
+    ]
+    assert isinstance(outcomes[1], DuplicateKey)
+    assert (rows.entry_ids, rows.pids, list(store.faults())) == ([2, 4, 6], ["bob", "dan", "eve"], [])
+
+
+def test_call_of_more_rows_than_a_statement_takes_is_enrolled_whole(store, new):
+    entries = [new("ann", content_hash=f"{number % 150:064x}", crop_jpeg=b"%d" % number) for number in range(200)]
+    enrolled, rows = store.insert(entries, now=NOON, remember=None)
+    assert [one.entry_id for one in enrolled] == [1 + number % 150 for number in range(200)]
+    assert rows.entry_ids == list(range(1, 151))
+    assert [store.crop(entry_id) for entry_id in (1, 50, 150)] == [b"0", b"49", b"149"]
 
 
 def test_disk_that_fails_undoes_every_call(store, new):
