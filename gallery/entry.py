@@ -112,6 +112,7 @@ class Match:
     its cosine (pool max), the mean over the identity's admitted entries (pool mean), or the mean over the best_of closest
     of these, over all where there are fewer (pool best), and entries counts the admitted ones.
     Grouped by entry: entries is 1.
+    rerank_distance, None unless re-ranked, depends on the shortlist: it compares the matches of one search, nothing else.
     """
 
     entry_id: int
@@ -125,11 +126,16 @@ class Match:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The matches by falling cosine, and how many entries and identities the filter admitted to the search."""
+    """The matches by falling cosine, and how many entries and identities the filter admitted to the search.
+
+    Re-ranked: by rising rerank_distance; by_cosine is what would have been matched without, rerank_s what it took.
+    """
 
     matches: tuple[Match, ...]
     entries: int
     identities: int
+    by_cosine: tuple[Match, ...] = ()
+    rerank_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +50,7 @@ from gallery.files import Progress, quiet
 from gallery.index import IndexChoice
 from gallery.memory import GroupBy, Memory, Pool
 from gallery.mirror import Mirror
+from gallery.online import Rerank, check_rerank, reranked
 from gallery.store import Store
 
 EVERYTHING = Filter()
@@ -177,18 +181,30 @@ class LocalGallery:
         group_by: GroupBy = "identity",
         pool: Pool = "max",
         best_of: int = 3,
+        rerank: Rerank | None = None,
     ) -> SearchResult:
         """The k closest entries or identities that `where` admits, by falling cosine; k come back whenever k exist.
+
+        With `rerank`, by rising re-ranked distance: see online.reranked. All that it reads is of one moment, as without.
 
         Args: query: float32 [D], unit length. pool: how an identity's entries make one cosine, see Match; unused by entry.
             best_of: 1 to 100, for pool best.
         Equal cosines are ordered by pid (identities) or entry_id (entries).
-        Raises: DimensionMismatch, NotUnitLength, InvalidRequest (k < 1, a naive time, an attribute that is no plain value).
+        Raises: DimensionMismatch, NotUnitLength, InvalidRequest (k < 1, a naive time, an attribute that is no plain value,
+            what check_rerank refuses).
         """
         check_embedding(query, self.dim)
         check_search(k, group_by, pool, best_of)
+        how: dict[str, Any] = {"where": where, "group_by": group_by, "pool": pool, "best_of": best_of}
+        if rerank is None:
+            with self._mirror.reading() as memory:
+                return memory.search(query, k=k, **how)
+        check_rerank(rerank)
         with self._mirror.reading() as memory:
-            return memory.search(query, k=k, where=where, group_by=group_by, pool=pool, best_of=best_of)
+            shortlist = memory.shortlist(query, k=k, size=rerank.shortlist, **how)
+        started = time.perf_counter()
+        result = reranked(query, shortlist, rerank, k=k)
+        return replace(result, rerank_s=time.perf_counter() - started)
 
     def embedding(self, entry_id: int) -> NDArray[np.float32]:
         """The entry's embedding, float32 [D], the stored, half-precision values; raises EntryNotFound."""

@@ -12,7 +12,8 @@ from gallery.columns import NO_CAMID, NO_TIME, Columns
 from gallery.entry import Filter, Match, SearchResult
 from gallery.errors import no_entry
 from gallery.index import Index, IndexChoice
-from gallery.ranking import closest_entries, closest_identities
+from gallery.online import Shortlist, identities_beside
+from gallery.ranking import Cosines, closest_entries, closest_identities
 from gallery.store import Rows
 from gallery.times import from_microseconds
 
@@ -63,14 +64,30 @@ class Memory:
         counts = columns.counts(admitted)
         if group_by == "entry":
             positions, cosines = closest_entries(index, query, k=k, admitted=admitted)
-        else:
-            pooled = {"max": 1, "best": best_of, "mean": None}[pool]
-            positions, cosines = closest_identities(index, columns, query, k=k, best_of=pooled, admitted=admitted)
-        matches = [
-            self._match(int(position), float(cosine), None if group_by == "entry" else counts)
-            for position, cosine in zip(positions, cosines, strict=True)
-        ]
-        return SearchResult(tuple(matches), int(counts.sum()), int(np.count_nonzero(counts)))
+            return self._result(positions, cosines, counts, is_entry=True)
+        positions, cosines = closest_identities(index, columns, query, k=k, best_of=_pooled(pool, best_of), admitted=admitted)
+        return self._result(positions, cosines, counts, is_entry=False)
+
+    def shortlist(
+        self, query: NDArray[np.float32], *, k: int, where: Filter, group_by: GroupBy, pool: Pool, best_of: int, size: int
+    ) -> Shortlist:
+        """What re-ranking `size` entries needs, copied: see online.reranked; the arguments are valid."""
+        index, columns = self.index, self.columns
+        admitted = columns.admitted(where)
+        counts = columns.counts(admitted)
+        positions, cosines = closest_entries(index, query, k=size if group_by == "identity" else max(size, k), admitted=admitted)
+        listed, listed_cosines = positions[:size], cosines[:size]
+        owners, num_pooled = np.arange(len(listed)), np.ones_like(positions)
+        if group_by == "identity":
+            num_best = _pooled(pool, best_of)
+            positions, cosines = identities_beside(index, columns, query, listed, k=k, best_of=num_best, admitted=admitted)
+            codes = columns.pid_codes[positions]
+            place = np.empty(len(counts), np.int64)
+            place[codes] = np.arange(len(codes))
+            owners = place[columns.pid_codes[listed]]
+            num_pooled = counts[codes] if num_best is None else np.minimum(counts[codes], num_best)
+        found = self._result(positions, cosines, counts, is_entry=group_by == "entry")
+        return Shortlist(index.rows()[listed], listed_cosines, owners, num_pooled, found)
 
     def faults(self, stored: Iterable[Rows]) -> list[str]:
         """Where index, columns, attributes and the store's rows differ; empty when they agree bit for bit."""
@@ -98,6 +115,15 @@ class Memory:
         different: list[int] = entry_ids[differs].tolist()
         return different
 
+    def _result(
+        self, positions: NDArray[np.int64], cosines: Cosines, counts: NDArray[np.int64], *, is_entry: bool
+    ) -> SearchResult:
+        matches = [
+            self._match(int(position), float(cosine), None if is_entry else counts)
+            for position, cosine in zip(positions, cosines, strict=True)
+        ]
+        return SearchResult(tuple(matches), int(counts.sum()), int(np.count_nonzero(counts)))
+
     def _match(self, position: int, cosine: float, counts: NDArray[np.int64] | None) -> Match:
         columns = self.columns
         pid_code, camid_code = int(columns.pid_codes[position]), int(columns.camid_codes[position])
@@ -111,3 +137,8 @@ class Memory:
             rerank_distance=None,
             entries=1 if counts is None else int(counts[pid_code]),
         )
+
+
+def _pooled(pool: Pool, best_of: int) -> int | None:
+    """How many of an identity's highest cosines are averaged; None for all of them."""
+    return {"max": 1, "best": best_of, "mean": None}[pool]

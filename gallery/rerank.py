@@ -114,9 +114,14 @@ def distances(prepared: Neighbourhoods, rows: slice) -> Floats:
     return blended_RG
 
 
+def half_length(k1: int) -> int:
+    """How long the shorter lists are, the crop itself among them; a half rounds to the even number."""
+    return int(np.around(k1 / 2)) + 1
+
+
 def _weighted(query_QD: Floats, gallery_GD: Floats, neighbours: Neighbours, k1: int, block_bytes: int) -> Sparse:
     """The weights of every crop's expanded k-reciprocal neighbours, [N, N]: exp(-sq_dist / farthest), rows made to sum to 1."""
-    half = int(np.around(k1 / 2)) + 1
+    half = half_length(k1)
     index_NK, index_NH = neighbours.index, neighbours.index[:, :half]
     is_mutual_NK, is_mutual_NH = _is_mutual(index_NK, block_bytes), _is_mutual(index_NH, block_bytes)
     chunks = []

@@ -192,7 +192,7 @@ class EnrollAnswer(BaseModel):
 
 
 class MatchOut(BaseModel):
-    """One match."""
+    """One match; `rerank_distance`, null unless re-ranked, compares the matches of one answer, lower is closer."""
 
     rank: int
     pid: str

@@ -1,11 +1,12 @@
 """The parameters of /search as models; what they answer is in schemas.py."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, create_model, field_validator
 
 from gallery.checks import MAX_BEST_OF
+from gallery.online import MAX_SHORTLIST, Rerank
 from service.schemas import MAX_ATTRIBUTES, Cosine, Moment, Name, Strict
 
 MAX_K = 1000
@@ -62,6 +63,33 @@ class SearchQuery(Strict):
         description="Threshold by false-accept rate: the share of comparisons of two different people that reach it. "
         "One search makes a comparison with every identity, so its own rate grows with the gallery.",
     )
+    rerank: bool = Field(
+        default=False,
+        description="Order the matches by `rerank_distance`: k-reciprocal re-ranking of the `shortlist` entries of the highest "
+        "cosines. The decision is still made from cosines, and speaks of the first match shown.",
+    )
+    k1: int = Field(
+        default=Rerank.k1, ge=1, le=MAX_SHORTLIST, description="With `rerank`: neighbours in a list; see `shortlist`."
+    )
+    k2: int = Field(
+        default=Rerank.k2,
+        ge=1,
+        le=MAX_SHORTLIST,
+        description="With `rerank`: entries, up to `k1`, whose neighbourhoods are averaged.",
+    )
+    blend: float = Field(
+        default=Rerank.blend,
+        alias="lambda",
+        ge=0,
+        le=1,
+        description="With `rerank`: the share of the original distance; 1 is the original order.",
+    )
+    shortlist: int = Field(
+        default=Rerank.shortlist,
+        ge=1,
+        le=MAX_SHORTLIST,
+        description="With `rerank`: how many entries are re-ranked; where fewer are admitted, these, and `k1` shrinks with them.",
+    )
 
     @field_validator("best_of")
     @classmethod
@@ -71,9 +99,23 @@ class SearchQuery(Strict):
             raise ValueError(f"goes with pool=best, not pool={info.data['pool']}")
         return best_of
 
+    @field_validator("k1", "k2", "blend", "shortlist")
+    @classmethod
+    def check_rerank(cls, value: float, info: ValidationInfo) -> float:
+        """Refuse what would be ignored; not called for defaults."""
+        if not info.data.get("rerank", True):
+            raise ValueError("goes with rerank=true")
+        return value
+
 
 class SearchByQuery(SearchQuery):
     """Parameters of GET /search: those of POST /search, and the query itself."""
 
     entry_id: int | None = Field(default=None, ge=1, lt=2**63)
     embedding: str | None = None
+
+
+def as_sent(model: type[BaseModel]) -> type[BaseModel]:
+    """The model with every field under the name that callers send: `lambda`, which is no name in Python."""
+    fields: dict[str, Any] = {field.alias or name: (field.annotation, field) for name, field in model.model_fields.items()}
+    return create_model(model.__name__, **fields)

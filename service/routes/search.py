@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from gallery.entry import Filter, Match, SearchResult
+from gallery.online import Rerank, check_rerank
 from service.answers import json_answer
 from service.decisions import choose_threshold, decide
 from service.errors import InvalidRequest, error_item
@@ -30,14 +31,14 @@ from service.routes.common import (
 )
 from service.routes.embed import refuse_fields
 from service.schemas import SearchAnswer
-from service.search_query import SearchByQuery, SearchQuery
+from service.search_query import SearchByQuery, SearchQuery, as_sent
 from service.vectors import from_text, pooled
 
 router = APIRouter(tags=["search"], dependencies=[READS], responses=ERRORS)
 Embedding = npt.NDArray[np.float32]
 
 
-@router.get("/search", dependencies=[only(SearchByQuery)], response_model=SearchAnswer)
+@router.get("/search", dependencies=[only(as_sent(SearchByQuery))], response_model=SearchAnswer)
 async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -> Response:
     """Search by an enrolled entry (itself excluded) or by an embedding (base64url of D float32 or float16 values)."""
     if (query.entry_id is None) == (query.embedding is None):
@@ -52,10 +53,11 @@ async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -
     return json_answer(answer, headers=model_header(parts))
 
 
-@router.post("/search", dependencies=[only(SearchQuery)], response_model=SearchAnswer, openapi_extra=crop_body())
+@router.post("/search", dependencies=[only(as_sent(SearchQuery))], response_model=SearchAnswer, openapi_extra=crop_body())
 async def search_crops(request: Request, query: Annotated[SearchQuery, Query()], parts: PartsDep) -> Response:
     """Search by a crop, or by several crops of one person: their embeddings are averaged."""
     check_threshold(parts, query)
+    rerank_of(query)
     parts.pipeline.check_room()
     intake = await read_intake(request, parts.limits)
     require_crops(intake)
@@ -87,9 +89,11 @@ async def answer_search(
         embed_ms: what the embedding took, None when the query came as one.
     """
     threshold = check_threshold(parts, query)
+    rerank = rerank_of(query)
     started = time.perf_counter()
-    result, best = await parts.search(search_and_compare, parts, row, query, exclude)
-    search_ms = ms_since(started)
+    result, best = await parts.search(search_and_compare, parts, row, query, rerank, exclude)
+    rerank_ms = None if result.rerank_s is None else round(result.rerank_s * 1000, 3)
+    search_ms = round(ms_since(started) - (rerank_ms or 0), 3)
     parts.telemetry.search_seconds.observe(search_ms / 1000)
     margin = parts.model.thresholds.margin if parts.model.thresholds else 0.0
     return {
@@ -98,20 +102,38 @@ async def answer_search(
         "threshold": threshold,
         "matches": [match_out(rank, match) for rank, match in enumerate(result.matches[: query.k], start=1)],
         "searched": {"entries": result.entries, "identities": result.identities},
-        "took_ms": {"embed": embed_ms, "search": search_ms, "rerank": None},
+        "took_ms": {"embed": embed_ms, "search": search_ms, "rerank": rerank_ms},
     }
 
 
 def search_and_compare(
-    parts: Parts, row: Embedding, query: SearchQuery, exclude: frozenset[int]
+    parts: Parts, row: Embedding, query: SearchQuery, rerank: Rerank | None, exclude: frozenset[int]
 ) -> tuple[SearchResult, tuple[Match, ...]]:
-    """Search once for the matches, and once more for the two best identities where the matches do not show them."""
+    """Search for the matches, and once more for the two closest identities where the matches need not show them.
+
+    Returns:
+        The matches, and what the decision is made from: the first of them, then the other identities by falling cosine. So
+        a re-ranked first match is believed by its own cosine, and ambiguous beside one of a higher cosine that may be believed.
+    """
     where = filter_of(query, exclude)
     if query.group_by == "identity":
-        result = parts.gallery.search(row, k=max(2, query.k), where=where, pool=query.pool, best_of=query.best_of)
-        return result, result.matches
-    result = parts.gallery.search(row, k=query.k, where=where, group_by="entry")
-    return result, parts.gallery.search(row, k=2, where=where).matches
+        k, pool, best_of = max(2, query.k), query.pool, query.best_of
+        result = parts.gallery.search(row, k=k, where=where, pool=pool, best_of=best_of, rerank=rerank)
+        closest = result.by_cosine or result.matches
+    else:
+        result = parts.gallery.search(row, k=query.k, where=where, group_by="entry", rerank=rerank)
+        closest = parts.gallery.search(row, k=2, where=where).matches
+    first = result.matches[:1]
+    return result, first + tuple(match for match in closest if match.pid != first[0].pid)
+
+
+def rerank_of(query: SearchQuery) -> Rerank | None:
+    """Turn the parameters into the gallery's, refusing a contradiction before any work is done; None without `rerank`."""
+    if not query.rerank:
+        return None
+    rerank = Rerank(k1=query.k1, k2=query.k2, blend=query.blend, shortlist=query.shortlist)
+    check_rerank(rerank)
+    return rerank
 
 
 def filter_of(query: SearchQuery, exclude: frozenset[int]) -> Filter:

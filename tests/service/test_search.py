@@ -241,7 +241,7 @@ def test_without_calibration_a_rate_is_refused(serving, without):
         ({"entry_id": 1, "threshold": "nan"}, "threshold: "),
         ({"entry_id": 1, "group_by": "camera"}, "group_by: "),
         ({"entry_id": 1, "since": "yesterday"}, "since: "),
-        ({"entry_id": 1, "rerank": "true"}, "rerank: got an unknown query parameter"),
+        ({"entry_id": 1, "reranked": "true"}, "reranked: got an unknown query parameter"),
         ({"entry_id": 1, "k": [1, 2]}, "k: got 2 values, wanted one"),
         ({"entry_id": 1, "pool": "median"}, "pool: "),
         ({"entry_id": 1, "pool": "best", "best_of": 0}, "best_of: "),

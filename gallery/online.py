@@ -1,0 +1,173 @@
+"""k-reciprocal re-ranking of one query against a live gallery: its shortlist, and nothing that is kept between searches.
+
+The definition is that of gallery.rerank (Zhong et al., CVPR 2017), over the query and its shortlist alone: the entries with
+the highest cosines that the filter admits. How that differs from the whole-set protocol, and what it costs, see `overlaps`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gallery.columns import Columns
+from gallery.entry import SearchResult
+from gallery.errors import InvalidRequest
+from gallery.index import Index
+from gallery.neighbours import sq_dist
+from gallery.ranking import closest_identities
+from gallery.rerank import half_length
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+Cosines = NDArray[np.float32] | NDArray[np.float64]
+
+TINY = 1e-12  # in place of no distance at all: a query to which all are equal has nothing to scale
+MAX_SHORTLIST = 1000  # the work grows with its square: 200 entries take milliseconds, 1,000 a tenth of a second
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """How a search is re-ranked.
+
+    Args:
+        k1: neighbours in a list beside the crop itself; of a gallery that admits fewer, all there are.
+        k2: crops, itself among them, whose neighbourhoods are averaged into a crop's own; 1 averages nothing.
+        blend: the paper's lambda, the share of the original distance: 0 is Jaccard alone, 1 the original order.
+        shortlist: how many entries are re-ranked, those of the highest cosines; the rest follows in its order.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    blend: float = 0.3
+    shortlist: int = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Shortlist:
+    """What re-ranking takes out of memory: S entries by falling cosine, and M matches that they may change the order of."""
+
+    rows: Halves  # [S, D], a copy
+    cosines: Cosines  # [S], to the query
+    owners: Ids  # [S]: the place in found.matches of the match that an entry belongs to
+    num_pooled: Ids  # [M]: how many cosines of a match are averaged
+    found: SearchResult  # the matches by falling cosine: all that the shortlist belongs to, and the k first
+
+
+def check_rerank(rerank: Rerank) -> None:
+    """Raises InvalidRequest unless these parameters make sense together, whatever the gallery holds."""
+    k1, k2, blend, shortlist = rerank.k1, rerank.k2, rerank.blend, rerank.shortlist
+    if not 1 <= shortlist <= MAX_SHORTLIST:
+        raise InvalidRequest(f"got shortlist {shortlist}, wanted 1 to {MAX_SHORTLIST}")
+    if not 1 <= k1 <= shortlist:
+        raise InvalidRequest(f"got k1 {k1} with shortlist {shortlist}, wanted 1 to {shortlist}; choose a smaller k1")
+    if not 1 <= k2 <= k1:
+        raise InvalidRequest(f"got k2 {k2} with k1 {k1}, wanted 1 to {k1}; choose a smaller k2")
+    if not 0 <= blend <= 1:
+        raise InvalidRequest(f"got lambda {blend}, wanted 0 (Jaccard alone) to 1 (the original order)")
+
+
+def identities_beside(
+    index: Index, columns: Columns, query: Floats, listed: Ids, *, k: int, best_of: int | None, admitted: Ids | None
+) -> tuple[Ids, Cosines]:
+    """What closest_identities gives, of all identities with a listed position and of the k closest; at least k, if there are.
+
+    With best_of 1 the shortlist itself says all of its identities' cosines, and often enough identities.
+    """
+    if best_of == 1 and len(np.unique(columns.pid_codes[listed])) >= k:
+        seen = np.sort(listed)
+    else:
+        closest, _ = closest_identities(index, columns, query, k=k, best_of=best_of, admitted=admitted)
+        seen = np.union1d(listed, closest)
+    if best_of != 1:
+        is_seen = np.zeros(len(columns.pids.counts), np.bool_)
+        is_seen[columns.pid_codes[seen]] = True
+        everything = np.arange(len(columns)) if admitted is None else admitted
+        seen = everything[is_seen[columns.pid_codes[everything]]]
+    return closest_identities(index, columns, query, k=max(1, len(seen)), best_of=best_of, admitted=seen)
+
+
+def reranked(query: Floats, shortlist: Shortlist, rerank: Rerank, *, k: int) -> SearchResult:
+    """The k first matches by rising re-ranked distance, equal ones as they were.
+
+    An entry's distance is blend * sq_dist / farthest + (1 - blend) * Jaccard, where farthest is the last of the shortlist.
+    Behind that nothing is known of neighbourhoods, and Jaccard is 1: those entries keep their order, after the shortlist.
+    An identity's distance is made of its entries' as its cosine is of theirs: the lowest, or the mean of that many lowest.
+    """
+    found = shortlist.found
+    if not found.matches:
+        return found
+    rows = np.concatenate([query[np.newaxis], shortlist.rows.astype(np.float32)])
+    jaccard = 1 - overlaps(rows, k1=rerank.k1, k2=rerank.k2).astype(np.float64)
+    distances = _pooled(shortlist, jaccard, rerank.blend)
+    matches = [
+        replace(found.matches[place], rerank_distance=float(distances[place]))
+        for place in np.argsort(distances, kind="stable")[:k]
+    ]
+    return replace(found, matches=tuple(matches), by_cosine=found.matches[:k])
+
+
+def overlaps(rows: Floats, *, k1: int, k2: int) -> Floats:
+    """How much of its weighted neighbourhood the first of rows [1 + S, D] shares with each other one: float32 [S], 1 - Jaccard.
+
+    What gallery.rerank computes for one query and a gallery of S, equally close rows by their place too, but in matrices
+    [S, S], which at this size take a tenth of the time; k1 and k2 shrink to what rows there are.
+    """
+    num = len(rows)
+    k1 = min(k1, num - 1)
+    distances = sq_dist(rows @ rows.T)
+    np.fill_diagonal(distances, 0)
+    farthest = distances.max(axis=1, keepdims=True)
+    weights = np.exp(-distances / np.where(farthest > 0, farthest, 1))
+    closest = _closest(distances, k1 + 1)
+    weights *= _members(closest, half_length(k1))
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights = weights[closest[:, : min(k2, k1)]].mean(axis=1)
+    shared: Floats = np.minimum(weights[0], weights[1:]).sum(axis=1)
+    return shared / (2 - shared)
+
+
+def _closest(distances: Floats, length: int) -> Ids:
+    """The places of each row's closest, itself first, equal ones by place; int64 [n, length]."""
+    keys = distances.view(np.int32).astype(np.int64) << 32  # the bits of floats that are not negative rise as they do
+    keys |= np.arange(len(keys))
+    np.fill_diagonal(keys, -1)
+    closest = np.sort(keys, axis=1)[:, :length] & 0xFFFFFFFF  # many times faster than a stable argsort
+    closest[:, 0] = np.arange(len(keys))
+    return closest
+
+
+def _members(closest: Ids, half: int) -> NDArray[np.bool_]:
+    """Who is in the expanded k-reciprocal set of each row: bool [n, n]."""
+    core, halves = _mutual(closest), _mutual(closest[:, :half])
+    joins = core * (3 * (core @ halves.T) > 2 * halves.sum(axis=1))
+    members: NDArray[np.bool_] = core + joins @ halves > 0
+    return members
+
+
+def _mutual(closest: Ids) -> Floats:
+    """1 where two rows are in the lists of each other, 0 elsewhere: float32 [n, n], for products that count."""
+    listed = np.zeros((len(closest), len(closest)), np.float32)
+    np.put_along_axis(listed, closest, 1, axis=1)
+    return listed * listed.T
+
+
+def _pooled(shortlist: Shortlist, jaccard: NDArray[np.float64], blend: float) -> NDArray[np.float64]:
+    """The re-ranked distance of each match, float64 [M], from the Jaccard distance [S] of each entry of the shortlist."""
+    cosines, owners, num_pooled = shortlist.cosines.astype(np.float64), shortlist.owners, shortlist.num_pooled
+    scale = blend / max(1 - cosines[-1], TINY)  # sq_dist is 2 - 2 * cosine, above and below
+    order = np.lexsort((scale * (1 - cosines) + (1 - blend) * jaccard, owners))
+    place = np.arange(len(order)) - np.searchsorted(owners[order], owners[order])
+    pooled = order[place < num_pooled[owners[order]]]
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = np.bincount(owners[pooled], values[pooled], minlength=len(num_pooled)) / num_pooled
+        return total
+
+    is_here = mean(np.ones(len(cosines)))  # the share of a match's pooled entries that the shortlist holds
+    of_all = np.array([match.cosine for match in shortlist.found.matches])
+    cosine = np.where(is_here < 1, of_all, mean(cosines))
+    distances: NDArray[np.float64] = scale * np.maximum(1 - cosine, 0) + (1 - blend) * (mean(jaccard) + 1 - is_here)
+    return distances
