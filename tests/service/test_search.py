@@ -242,6 +242,17 @@ def test_without_calibration_a_rate_is_refused(serving, without):
         ({"entry_id": 1, "group_by": "camera"}, "group_by: "),
         ({"entry_id": 1, "since": "yesterday"}, "since: "),
         ({"entry_id": 1, "reranked": "true"}, "reranked: got an unknown query parameter"),
+        ({"entry_id": 1, "blend": 0.3}, "blend: got an unknown query parameter, wanted k, "),
+        ({"entry_id": 1, "rerank": "perhaps"}, "rerank: "),
+        ({"entry_id": 1, "k1": 20}, "k1: Value error, goes with rerank=true"),
+        ({"entry_id": 1, "rerank": "false", "lambda": 0.3}, "lambda: Value error, goes with rerank=true"),
+        ({"entry_id": 1, "shortlist": 50}, "shortlist: Value error, goes with rerank=true"),
+        ({"entry_id": 1, "rerank": "true", "k1": 0}, "k1: "),
+        ({"entry_id": 1, "rerank": "true", "k2": 0}, "k2: "),
+        ({"entry_id": 1, "rerank": "true", "lambda": 1.1}, "lambda: "),
+        ({"entry_id": 1, "rerank": "true", "lambda": "nan"}, "lambda: "),
+        ({"entry_id": 1, "rerank": "true", "lambda": [0.1, 0.2]}, "lambda: got 2 values, wanted one"),
+        ({"entry_id": 1, "rerank": "true", "shortlist": 1001}, "shortlist: "),
         ({"entry_id": 1, "k": [1, 2]}, "k: got 2 values, wanted one"),
         ({"entry_id": 1, "pool": "median"}, "pool: "),
         ({"entry_id": 1, "pool": "best", "best_of": 0}, "best_of: "),
@@ -267,6 +278,73 @@ def test_a_rate_that_means_nothing_is_refused_before_any_decoding(client, query)
     assert answer.status_code == 422 and "far" in answer.json()["error"]["message"]
 
 
+RERANKED = {"rerank": "true", "k1": 2, "k2": 1, "lambda": 0}  # Jaccard alone, of crops in each other's lists of two
+
+
+@pytest.fixture(name="crossed")
+def crossed_fixture(client):
+    """Anna at 0.96 of row(1), but closer to cleo and dan than to that; bert at 0.95, who has nobody closer."""
+    up, down = np.sqrt(1 - 0.96**2), -np.sqrt(1 - 0.95**2)
+    people = {"anna": (0.96, up), "bert": (0.95, down), "cleo": (0.94, up, 0.15), "dan": (0.94, up, -0.15)}
+    enroll(client, *[(pid, row(*values), {}) for pid, values in people.items()])
+    return client
+
+
+def test_re_ranked_matches_come_by_rising_distance_and_keep_their_cosines(crossed):
+    for parameters in ({}, {"pool": "mean"}, {"pool": "best", "best_of": 2}, {"group_by": "entry"}):
+        plain, again = ask(crossed, **parameters), ask(crossed, **parameters, **RERANKED)
+        assert [(match["rank"], match["pid"]) for match in again["matches"][:2]] == [(1, "bert"), (2, "anna")]
+        assert {m["pid"]: m["cosine"] for m in again["matches"]} == {m["pid"]: m["cosine"] for m in plain["matches"]}
+        assert plain["matches"][0]["pid"] == "anna" and again["searched"] == plain["searched"]
+        assert again["matches"][0]["rerank_distance"] < 0.5 < again["matches"][1]["rerank_distance"]
+        assert again["took_ms"]["rerank"] > 0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "decision"),
+    [
+        (0.90, "ambiguous"),  # anna has the higher cosine and may be believed too
+        (0.955, "unknown"),  # anna is over the threshold, but bert is shown
+        (0.99, "unknown"),
+    ],
+)
+def test_the_decision_speaks_of_the_first_match_shown(crossed, threshold, decision):
+    for how in ({}, {"group_by": "entry"}, {"k": 1}):
+        answer = ask(crossed, threshold=threshold, **how, **RERANKED)
+        assert answer["matches"][0]["pid"] == "bert" and answer["decision"] == decision
+
+
+def test_a_re_ranked_first_match_that_is_the_closest_by_far_is_a_match(peopled):
+    assert ask(peopled, **RERANKED)["decision"] == "match"
+
+
+def test_re_ranking_obeys_filters_and_leaves_the_queried_entry_out(crossed):
+    answer = crossed.get("/search", params={"entry_id": 1, "pid": ["anna", "bert"], "rerank": "true"}).json()
+    assert [match["pid"] for match in answer["matches"]] == ["bert"] and answer["searched"]["entries"] == 1
+
+
+def test_an_empty_gallery_is_re_ranked_too(client):
+    answer = ask(client, rerank="true")
+    assert (answer["decision"], answer["matches"]) == ("unknown", []) and answer["took_ms"]["rerank"] is not None
+
+
+def test_several_crops_are_re_ranked_as_one_query(client, pictures):
+    client.post("/gallery", files=files(*map(pictures, range(8))), data={"pid": [f"p{seed}" for seed in range(8)]})
+    answer = client.post("/search?rerank=true&lambda=1", files=files(pictures(5), pictures(5))).json()
+    assert answer["matches"][0]["pid"] == "p5" and answer["took_ms"]["rerank"] > 0
+    distances = [match["rerank_distance"] for match in answer["matches"]]
+    assert len(distances) == 8 and distances == sorted(distances)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("k1=5", "got k2 6 with k1 5, wanted 1 to 5"), ("shortlist=10", "got k1 20 with shortlist 10, wanted 1 to 10")],
+)
+def test_a_re_ranking_that_makes_no_sense_is_refused_before_any_decoding(client, query, words):
+    answer = client.post(f"/search?rerank=true&{query}", files=files(b"no picture at all"))
+    assert answer.status_code == 422 and words in answer.json()["error"]["message"]
+
+
 def test_an_entry_that_is_not_there_is_not_found(client):
     answer = client.get("/search?entry_id=12")
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "entry_not_found"
@@ -282,11 +360,11 @@ def test_calls_that_wait_for_the_disk_do_not_hold_searches_up(peopled):
 
 
 @pytest.mark.parametrize("method", ["get", "post"])
-@pytest.mark.parametrize("name", ["pool", "best_of", "attributes"])
-def test_the_documentation_explains_the_newer_parameters(client, method, name):
+def test_the_documentation_explains_the_newer_parameters(client, method):
     parameters = client.get("/openapi.json").json()["paths"]["/search"][method]["parameters"]
-    (found,) = [one for one in parameters if one["name"] == name]
-    assert len(found["description"]) > 50
+    descriptions = {one["name"]: one.get("description", "") for one in parameters}
+    for name in ("pool", "best_of", "attributes", "rerank", "k1", "k2", "lambda", "shortlist"):
+        assert len(descriptions[name]) > 50
 
 
 @pytest.mark.parametrize("index", ["exact", "quantised"])
