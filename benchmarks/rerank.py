@@ -1,26 +1,34 @@
-"""What does re-ranking cost, and is it the dense algorithm's? Time and peak memory of both, and the largest difference.
+"""What does re-ranking cost and bring, and is it the dense algorithm's? Time, peak memory and mAP of both, and how they differ.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.rerank
-    python -m benchmarks.rerank --embeddings market.npz --dense-up-to 20000   # arrays query [Q, D] and gallery [G, D]
+    OMP_NUM_THREADS=2 python -m benchmarks.rerank --crops 30000 95000 --dim 2048
+    OMP_NUM_THREADS=2 python -m benchmarks.rerank --features market.npz --dense-up-to 20000
 
-Without a file the embeddings are random ones around 25 crops an identity: their distances say nothing about accuracy. Every form
-runs in a process of its own, on embeddings it makes or reads itself; peak memory is that process's, these included.
+The features are arrays query, gallery [n, D] with query_pids, gallery_pids, query_camids, gallery_camids [n]; without a file they
+are drawn around 25 crops an identity, and their mAP compares the forms, nothing else. Every form runs in a process of its own, on
+features it makes or reads itself; peak memory is that process's, these included, time is without the scoring. The public code is
+that of the package fastreid, dense too; it takes part where it is installed.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import resource
+import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from gallery import rerank
+from training import metrics
+from training.metrics import Ids
 
 PER_IDENTITY = 25  # crops; Market-1501's gallery has about 20
 QUERY_SHARE = 3368 / 19281  # as in Market-1501
@@ -29,36 +37,74 @@ CHUNK = 256  # queries whose distances are held at a time
 COMPARED = 100  # queries of which all distances are compared
 
 
-def draw(num_crops: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clustered unit embeddings, always the same ones: float32 query [Q, D], gallery [G, D]."""
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Unit rows float32 [n, D] of two sets and whose they are."""
+
+    query: np.ndarray
+    gallery: np.ndarray
+    query_ids: Ids
+    gallery_ids: Ids
+
+
+def draw(num_crops: int, dim: int) -> Features:
+    """Clustered unit embeddings, always the same ones."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((max(1, num_crops // PER_IDENTITY), dim), dtype=np.float32)
-    sets = []
+    sets: list[np.ndarray] = []
+    pids: list[np.ndarray] = []
     for num in (round(num_crops * QUERY_SHARE), num_crops - round(num_crops * QUERY_SHARE)):
         crops = rng.standard_normal((num, dim), dtype=np.float32)
+        pids.append(rng.integers(1, 1 + len(centres), size=num))
         crops *= NOISE
         for start in range(0, num, 1024):  # in runs: the peak of memory is to be the re-ranking's
-            crops[start : start + 1024] += centres[rng.integers(len(centres), size=len(crops[start : start + 1024]))]
-        crops /= np.sqrt(np.einsum("nd,nd->n", crops, crops))[:, np.newaxis]
-        sets.append(crops)
-    return sets[0], sets[1]
+            crops[start : start + 1024] += centres[pids[-1][start : start + 1024] - 1]
+        sets.append(unit_rows(crops))
+    return Features(sets[0], sets[1], *(Ids(own, np.full(len(own), camera)) for camera, own in enumerate(pids)))
 
 
-def sparse_form(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Ours; returns the distances of the first queries, after having computed all."""
-    with tqdm(total=len(query) + len(gallery), desc="neighbours", disable=None) as bar:
-        prepared = rerank.prepare(query, gallery, progress=bar.update)
-    kept = []
-    for start in range(0, len(query), CHUNK):
-        distances = rerank.distances(prepared, slice(start, start + CHUNK))
-        kept.append(distances[: max(0, COMPARED - start)])
-    return np.concatenate(kept)
+def read(path: Path) -> Features:
+    """The features of a file."""
+    with np.load(path) as file:
+        ids = (Ids(file[f"{name}_pids"], file[f"{name}_camids"]) for name in ("query", "gallery"))
+        return Features(unit_rows(file["query"].astype(np.float32)), unit_rows(file["gallery"].astype(np.float32)), *ids)
 
 
-def dense_form(query: np.ndarray, gallery: np.ndarray, *, k1: int = 20, k2: int = 6, blend: float = 0.3) -> np.ndarray:
-    """The usual algorithm on N x N matrices, as public code has it, in float32; returns the distances of the first queries."""
-    both = np.concatenate([query, gallery])
-    num, half = len(both), int(np.around(k1 / 2)) + 1
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """The same rows scaled to unit length, in place."""
+    rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, np.newaxis]
+    return rows
+
+
+def cosine_form(features: Features) -> Iterator[np.ndarray]:
+    """No re-ranking; squared distances, like the others in chunks [R, G]."""
+    for start in range(0, len(features.query), CHUNK):
+        yield 2 - 2 * (features.query[start : start + CHUNK] @ features.gallery.T)
+
+
+def sparse_form(features: Features) -> Iterator[np.ndarray]:
+    """Ours."""
+    prepared = rerank.prepare(features.query, features.gallery)
+    for start in range(0, len(features.query), CHUNK):
+        yield rerank.distances(prepared, slice(start, start + CHUNK))
+
+
+def public_form(features: Features) -> Iterator[np.ndarray]:
+    """What the package fastreid ships, given the distances that it squares; its file alone, without all that it imports."""
+    spec = find_spec("fastreid")
+    assert spec is not None and spec.submodule_search_locations, "This is a bug: only run where it is installed."
+    file = Path(spec.submodule_search_locations[0]) / "evaluation" / "rerank.py"
+    query, gallery = features.query, features.gallery
+    sets = [
+        np.sqrt(np.maximum(2 - 2 * (left @ right.T), 0)) for left, right in ((query, gallery), (query, query), (gallery, gallery))
+    ]
+    yield from np.split(runpy.run_path(str(file))["re_ranking"](*sets), range(CHUNK, len(query), CHUNK))
+
+
+def dense_form(features: Features, *, k1: int = 20, k2: int = 6, blend: float = 0.3) -> Iterator[np.ndarray]:
+    """The usual algorithm on N x N matrices, as public code has it, in float32."""
+    both = np.concatenate([features.query, features.gallery])
+    num, num_query, half = len(both), len(features.query), int(np.around(k1 / 2)) + 1
     scaled = 2 - 2 * (both @ both.T)
     scaled /= scaled.max(axis=1, keepdims=True)
     order = np.argsort(scaled, axis=1)
@@ -77,41 +123,54 @@ def dense_form(query: np.ndarray, gallery: np.ndarray, *, k1: int = 20, k2: int 
         weights[crop] /= weights[crop].sum()
     weights = np.stack([weights[order[crop, :k2]].mean(axis=0) for crop in range(num)])
     inverted = [np.flatnonzero(column) for column in weights.T]
-    blended = blend * scaled[: len(query)]
-    for crop in range(len(query)):
+    blended = blend * scaled[:num_query]
+    for crop in range(num_query):
         shared = np.zeros(num, np.float32)
         for column in np.flatnonzero(weights[crop]):
             rows = inverted[column]
             shared[rows] += np.minimum(weights[crop, column], weights[rows, column])
         blended[crop] += (1 - blend) * (1 - shared / (2 - shared))
-    return blended[:COMPARED, len(query) :]
+    yield from np.split(blended[:, num_query:], range(CHUNK, num_query, CHUNK))
 
 
-FORMS = {"sparse": sparse_form, "dense": dense_form}
+FORMS = {"cosine": cosine_form, "sparse": sparse_form, "dense": dense_form, "fastreid": public_form}
 
 
-def measure(form: str, num_crops: int, dim: int, embeddings: Path | None) -> tuple[dict, np.ndarray]:
+def measure(form: str, num_crops: int, dim: int, path: Path | None) -> tuple[dict, np.ndarray]:
     """Runs one form in this process: its figures, and the distances of the first queries."""
-    if embeddings is None:
-        query, gallery = draw(num_crops, dim)
-    else:
-        with np.load(embeddings) as file:
-            query, gallery = file["query"], file["gallery"]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = time.perf_counter(), time.process_time()
-    distances = FORMS[form](query, gallery)
+    features = draw(num_crops, dim) if path is None else read(path)
+    before = peak_mib()
+    chunks, scores, kept, first = FORMS[form](features), [], [], 0
+    wall = cpu = 0.0
+    while True:
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        distances = next(chunks, None)
+        wall, cpu = wall + time.perf_counter() - begun, cpu + time.process_time() - cpu_begun
+        if distances is None:
+            break
+        kept.append(distances[: max(0, COMPARED - first)])
+        rows = slice(first, first + len(distances))
+        scores.append(metrics.score_queries(-distances, features.query_ids.at(rows), features.gallery_ids))
+        first = rows.stop
+    found = metrics.join(scores)
     figures = {
         "form": form,
-        "queries": len(query),
-        "gallery": len(gallery),
-        "dim": query.shape[1],
-        "seconds": round(time.perf_counter() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "embeddings_mib": round((query.nbytes + gallery.nbytes) / 2**20),
-        "before_mib": round(before / 1024),  # Linux counts in KiB
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "queries": len(features.query),
+        "gallery": len(features.gallery),
+        "dim": features.query.shape[1],
+        "seconds": round(wall, 2),
+        "cpu_seconds": round(cpu, 2),
+        "before_mib": before,
+        "peak_mib": peak_mib(),
+        "rank1": float(metrics.cmc(found)[0]),
+        "mAP": float(found.ap[found.is_valid].mean()),
     }
-    return figures, distances
+    return figures, np.concatenate(kept)
+
+
+def peak_mib() -> int:
+    """The most memory that this process has held."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB
 
 
 def apart(*arguments: object) -> tuple[dict, np.ndarray]:
@@ -123,33 +182,42 @@ def apart(*arguments: object) -> tuple[dict, np.ndarray]:
 def line(figures: dict) -> str:
     """One line of the table."""
     return (
-        f"{figures['form']:8}{figures['queries']:9}{figures['gallery']:9}{figures['dim']:6}{figures['seconds']:9}"
-        f"{figures['cpu_seconds']:9}{figures['before_mib']:12}{figures['peak_mib']:10}  {figures.get('largest_difference', '')}"
+        f"{figures['form']:9}{figures['queries']:8}{figures['gallery']:9}{figures['dim']:6}{figures['seconds']:9}"
+        f"{figures['cpu_seconds']:9}{figures['before_mib']:12}{figures['peak_mib']:10}{100 * figures['rank1']:8.2f}"
+        f"{100 * figures['mAP']:12.6f}  {figures.get('largest_difference', '')}"
     )
+
+
+def compared(num_crops: int, dim: int, path: Path | None, *, dense_up_to: int) -> Iterator[dict]:
+    """The figures of every form that can run, each with how far the first queries' distances are from ours."""
+    ours, kept = apart("sparse", num_crops, dim, path)
+    yield apart("cosine", num_crops, dim, path)[0]
+    yield ours
+    is_small = ours["queries"] + ours["gallery"] <= dense_up_to
+    for form in ("dense", "fastreid") if find_spec("fastreid") else ("dense",):
+        if is_small:
+            figures, distances = apart(form, num_crops, dim, path)
+            yield {**figures, "largest_difference": float(np.abs(distances - kept).max())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crops", type=int, nargs="+", default=[5000, 19281], help="crops in all, query and gallery")
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--embeddings", type=Path, help="npz with unit rows query and gallery, in place of drawn ones")
-    parser.add_argument("--dense-up-to", type=int, default=5000, help="crops up to which the dense form runs too")
+    parser.add_argument("--features", type=Path, help="npz as told above, in place of drawn ones")
+    parser.add_argument("--dense-up-to", type=int, default=5000, help="crops up to which the dense forms run too: 16 N^2 bytes")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     table = []
-    print("form      queries  gallery   dim   wall s    cpu s  before MiB  peak MiB  largest difference")
-    for num_crops in [0] if args.embeddings else args.crops:
-        figures, kept = apart("sparse", num_crops, args.dim, args.embeddings)
-        table.append(figures)
-        print(line(figures), flush=True)
-        if figures["queries"] + figures["gallery"] <= args.dense_up_to:
-            figures, distances = apart("dense", num_crops, args.dim, args.embeddings)
-            figures["largest_difference"] = float(np.abs(distances - kept).max())
+    print("form      queries  gallery   dim   wall s    cpu s  before MiB  peak MiB  rank-1         mAP  largest difference")
+    for num_crops in [0] if args.features else args.crops:
+        for figures in compared(num_crops, args.dim, args.features, dense_up_to=args.dense_up_to):
             table.append(figures)
             print(line(figures), flush=True)
     if args.json:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        report = {"machine": platform.processor() or platform.machine(), "python": sys.version.split()[0], "commit": commit}
+        report = {"machine": platform.processor() or platform.machine(), "threads": os.environ.get("OMP_NUM_THREADS")}
+        report |= {"load": os.getloadavg()[0], "python": sys.version.split()[0], "commit": commit}
         args.json.write_text(json.dumps({**report, "cases": table}, indent=2) + "\n")
 
 

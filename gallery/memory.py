@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.columns import NO_CAMID, NO_TIME, Columns
-from gallery.entry import Filter, Match, SearchResult
+from gallery.columns import NO_CAMID, Columns
+from gallery.entry import Filter, SearchResult
 from gallery.errors import no_entry
+from gallery.found import Found
 from gallery.index import Index, IndexChoice
 from gallery.online import Shortlist, identities_beside
 from gallery.ranking import Cosines, closest_entries, closest_identities
 from gallery.store import Rows
-from gallery.times import from_microseconds
 
 GroupBy = Literal["identity", "entry"]
 Pool = Literal["max", "mean", "best"]
@@ -64,9 +64,11 @@ class Memory:
         counts = columns.counts(admitted)
         if group_by == "entry":
             positions, cosines = closest_entries(index, query, k=k, admitted=admitted)
-            return self._result(positions, cosines, counts, is_entry=True)
-        positions, cosines = closest_identities(index, columns, query, k=k, best_of=_pooled(pool, best_of), admitted=admitted)
-        return self._result(positions, cosines, counts, is_entry=False)
+        else:
+            num_best = _num_best(pool, best_of)
+            positions, cosines = closest_identities(index, columns, query, k=k, best_of=num_best, admitted=admitted)
+        found = self._found(positions, cosines, counts, group_by)
+        return SearchResult(tuple(map(found.match, range(len(found)))), found.entries, found.identities)
 
     def shortlist(
         self, query: NDArray[np.float32], *, k: int, where: Filter, group_by: GroupBy, pool: Pool, best_of: int, size: int
@@ -79,14 +81,14 @@ class Memory:
         listed, listed_cosines = positions[:size], cosines[:size]
         owners, num_pooled = np.arange(len(listed)), np.ones_like(positions)
         if group_by == "identity":
-            num_best = _pooled(pool, best_of)
+            num_best = _num_best(pool, best_of)
             positions, cosines = identities_beside(index, columns, query, listed, k=k, best_of=num_best, admitted=admitted)
             codes = columns.pid_codes[positions]
             place = np.empty(len(counts), np.int64)
             place[codes] = np.arange(len(codes))
             owners = place[columns.pid_codes[listed]]
             num_pooled = counts[codes] if num_best is None else np.minimum(counts[codes], num_best)
-        found = self._result(positions, cosines, counts, is_entry=group_by == "entry")
+        found = self._found(positions, cosines, counts, group_by)
         return Shortlist(index.rows()[listed], listed_cosines, owners, num_pooled, found)
 
     def faults(self, stored: Iterable[Rows]) -> list[str]:
@@ -115,30 +117,22 @@ class Memory:
         different: list[int] = entry_ids[differs].tolist()
         return different
 
-    def _result(
-        self, positions: NDArray[np.int64], cosines: Cosines, counts: NDArray[np.int64], *, is_entry: bool
-    ) -> SearchResult:
-        matches = [
-            self._match(int(position), float(cosine), None if is_entry else counts)
-            for position, cosine in zip(positions, cosines, strict=True)
-        ]
-        return SearchResult(tuple(matches), int(counts.sum()), int(np.count_nonzero(counts)))
-
-    def _match(self, position: int, cosine: float, counts: NDArray[np.int64] | None) -> Match:
+    def _found(self, positions: NDArray[np.int64], cosines: Cosines, counts: NDArray[np.int64], group_by: GroupBy) -> Found:
+        """Copies what these positions are; counts: admitted entries of each pid code."""
         columns = self.columns
-        pid_code, camid_code = int(columns.pid_codes[position]), int(columns.camid_codes[position])
-        captured_us = int(columns.captured_us[position])
-        return Match(
-            entry_id=int(columns.entry_ids[position]),
-            pid=columns.pids.name(pid_code),
-            camid=None if camid_code == NO_CAMID else columns.camids.name(camid_code),
-            captured_at=None if captured_us == NO_TIME else from_microseconds(captured_us),
-            cosine=min(1.0, max(-1.0, cosine)),  # lengths are 1 only to a tolerance
-            rerank_distance=None,
-            entries=1 if counts is None else int(counts[pid_code]),
+        codes, camid_codes = columns.pid_codes[positions], columns.camid_codes[positions].tolist()
+        return Found(
+            entry_ids=columns.entry_ids[positions].tolist(),
+            pids=[columns.pids.name(code) for code in codes.tolist()],
+            camids=[None if code == NO_CAMID else columns.camids.name(code) for code in camid_codes],
+            captured_us=columns.captured_us[positions].tolist(),
+            cosines=cosines.tolist(),
+            counts=[1] * len(positions) if group_by == "entry" else counts[codes].tolist(),
+            entries=int(counts.sum()),
+            identities=int(np.count_nonzero(counts)),
         )
 
 
-def _pooled(pool: Pool, best_of: int) -> int | None:
+def _num_best(pool: Pool, best_of: int) -> int | None:
     """How many of an identity's highest cosines are averaged; None for all of them."""
     return {"max": 1, "best": best_of, "mean": None}[pool]

@@ -6,7 +6,7 @@ the highest cosines that the filter admits. How that differs from the whole-set 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gallery.columns import Columns
 from gallery.entry import SearchResult
 from gallery.errors import InvalidRequest
+from gallery.found import Found
 from gallery.index import Index
 from gallery.neighbours import sq_dist
 from gallery.ranking import closest_identities
@@ -47,13 +48,13 @@ class Rerank:
 
 @dataclass(frozen=True, eq=False)
 class Shortlist:
-    """What re-ranking takes out of memory: S entries by falling cosine, and M matches that they may change the order of."""
+    """What re-ranking takes out of memory: S entries by falling cosine, and M that may be shown: entries or identities."""
 
     rows: Halves  # [S, D], a copy
     cosines: Cosines  # [S], to the query
-    owners: Ids  # [S]: the place in found.matches of the match that an entry belongs to
-    num_pooled: Ids  # [M]: how many cosines of a match are averaged
-    found: SearchResult  # the matches by falling cosine: all that the shortlist belongs to, and the k first
+    owners: Ids  # [S]: the place in found of what an entry belongs to
+    num_pooled: Ids  # [M]: how many cosines of each are averaged
+    found: Found  # by falling cosine: all that the shortlist belongs to, and the k first
 
 
 def check_rerank(rerank: Rerank) -> None:
@@ -97,16 +98,15 @@ def reranked(query: Floats, shortlist: Shortlist, rerank: Rerank, *, k: int) -> 
     An identity's distance is made of its entries' as its cosine is of theirs: the lowest, or the mean of that many lowest.
     """
     found = shortlist.found
-    if not found.matches:
-        return found
+    if not len(found):
+        return SearchResult((), found.entries, found.identities)
     rows = np.concatenate([query[np.newaxis], shortlist.rows.astype(np.float32)])
     jaccard = 1 - overlaps(rows, k1=rerank.k1, k2=rerank.k2).astype(np.float64)
     distances = _pooled(shortlist, jaccard, rerank.blend)
-    matches = [
-        replace(found.matches[place], rerank_distance=float(distances[place]))
-        for place in np.argsort(distances, kind="stable")[:k]
-    ]
-    return replace(found, matches=tuple(matches), by_cosine=found.matches[:k])
+    order = np.argsort(distances, kind="stable")[:k].tolist()
+    matches = tuple(found.match(place, rerank_distance=float(distances[place])) for place in order)
+    by_cosine = tuple(map(found.match, range(min(k, len(found)))))
+    return SearchResult(matches, found.entries, found.identities, by_cosine)
 
 
 def overlaps(rows: Floats, *, k1: int, k2: int) -> Floats:
@@ -167,7 +167,7 @@ def _pooled(shortlist: Shortlist, jaccard: NDArray[np.float64], blend: float) ->
         return total
 
     is_here = mean(np.ones(len(cosines)))  # the share of a match's pooled entries that the shortlist holds
-    of_all = np.array([match.cosine for match in shortlist.found.matches])
+    of_all = np.array(shortlist.found.cosines)
     cosine = np.where(is_here < 1, of_all, mean(cosines))
     distances: NDArray[np.float64] = scale * np.maximum(1 - cosine, 0) + (1 - blend) * (mean(jaccard) + 1 - is_here)
     return distances

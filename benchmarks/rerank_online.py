@@ -1,0 +1,182 @@
+"""What does re-ranking add to a search, and what does it cost in mAP that only the shortlist is looked at?
+
+    OMP_NUM_THREADS=1 python -m benchmarks.rerank_online --entries 100000                 # milliseconds, drawn embeddings
+    python -m benchmarks.rerank_online --features market.npz --every 6 --cached           # mAP, features as for benchmarks.rerank
+
+Searches take turns with and without re-ranking, on one gallery. mAP ranks the whole gallery, entries behind the shortlist by
+their cosines; `whole set` is the protocol with all queries and the gallery together. `cached` is what one would have with the
+exact neighbour lists of every entry over the whole gallery, kept and maintained: the definition for a single query and all
+entries, of which the shortlist is re-ranked. It is slow here, where only its figures are wanted.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import scans
+from benchmarks.gallery_cases import LOADING, SPACE, new_entries
+from benchmarks.rerank import Features, read
+from benchmarks.scans import People
+from gallery import rerank
+from gallery.local import LocalGallery
+from gallery.neighbours import Neighbours, find_neighbours, sq_dist
+from gallery.online import Rerank, overlaps
+from training import metrics
+
+K = 10
+SIZES = (100, 200, 500)  # of the shortlist
+CHUNK = 64  # queries scored at a time
+Overlaps = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # query, its cosines [G], its shortlist [S] -> [S]
+
+
+def latencies(entries: int, dim: int, *, rounds: int, calls: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of searches with and without, and what re-ranking added at the median."""
+    people = People(entries, dim)
+    queries = people.queries(calls * rounds)
+    with tempfile.TemporaryDirectory() as scratch, LocalGallery.open(Path(scratch), space_id=SPACE, dim=dim) as gallery:
+        coming = new_entries(people)
+        while some := list(islice(coming, LOADING)):
+            gallery.enroll(some, space_id=SPACE)
+        cases: dict[str, scans.Call] = {}
+        for group in ("identity", "entry"):
+            for size in (0, *SIZES):
+                how = Rerank(shortlist=size) if size else None
+
+                def call(number: int, group=group, how=how) -> object:
+                    return gallery.search(queries[number], k=K, group_by=group, rerank=how)
+
+                cases[f"{group} {size or 'plain'}"] = call
+        turns = scans.interleaved(cases, rounds=rounds, calls=calls, num=len(queries))
+    table = {name: scans.Latency.of(turns[name], turns[f"{name.split()[0]} plain"]).as_json() for name in cases}
+    for name, row in table.items():
+        plain = table[f"{name.split()[0]} plain"]
+        row |= {f"added_{kind}": row[kind] - plain[kind] for kind in ("median_ms", "cpu_ms")}
+    return table
+
+
+def accuracies(features: Features, *, every: int, with_cached: bool) -> Iterator[tuple[str, float, float]]:
+    """Name, rank-1 and mAP of every way to rank, for one query of `every`."""
+    picked = np.arange(0, len(features.query), every)
+    prepared = rerank.prepare(features.query, features.gallery)
+    yield "cosine", *scored(features, picked, lambda number, cosines: 1 - cosines)
+    yield "whole set", *scored(features, picked, lambda number, cosines: rerank.distances(prepared, slice(number, number + 1))[0])
+    ways: dict[str, Overlaps] = {"shortlist": lambda number, cosines, listed: shortlist_overlaps(features, number, listed)}
+    if with_cached:
+        lists = find_neighbours(features.gallery[:1], features.gallery[1:], k=Rerank.k1 + 1)
+        ways["cached"] = lambda number, cosines, listed: cached_overlaps(features, lists, number, cosines, listed)
+    for size in SIZES:
+        for name, way in ways.items():
+            yield f"{name} {size}", *scored(features, picked, lambda *one, way=way, size=size: online_distances(*one, way, size))
+
+
+def scored(features: Features, picked: np.ndarray, distances: Callable[[int, np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Rank-1 and mAP of the picked queries, given each one's distances [G] by its number and cosines."""
+    parts = []
+    for start in range(0, len(picked), CHUNK):
+        numbers = picked[start : start + CHUNK]
+        cosines = features.query[numbers] @ features.gallery.T
+        scores = -np.stack([distances(int(number), row) for number, row in zip(numbers, cosines, strict=True)])
+        ids = metrics.Ids(features.query_ids.pids[numbers], features.query_ids.camids[numbers])
+        parts.append(metrics.score_queries(scores, ids, features.gallery_ids))
+    found = metrics.join(parts)
+    return float(metrics.cmc(found)[0]), float(found.ap[found.is_valid].mean())
+
+
+def online_distances(number: int, cosines: np.ndarray, way: Overlaps, size: int) -> np.ndarray:
+    """Re-ranked distances [G] of one query: gallery.online's, entries one by one."""
+    listed = np.argsort(-cosines, kind="stable")[:size]
+    jaccard = np.ones(len(cosines))
+    jaccard[listed] -= way(number, cosines, listed)
+    return Rerank.blend * (1 - cosines) / (1 - cosines[listed[-1]]) + (1 - Rerank.blend) * jaccard
+
+
+def shortlist_overlaps(features: Features, number: int, listed: np.ndarray) -> np.ndarray:
+    """Ours: neighbourhoods inside the query and its shortlist."""
+    return overlaps(np.concatenate([features.query[number][np.newaxis], features.gallery[listed]]), k1=Rerank.k1, k2=Rerank.k2)
+
+
+def cached_overlaps(features: Features, known: Neighbours, number: int, cosines: np.ndarray, listed: np.ndarray) -> np.ndarray:
+    """Neighbourhoods over the whole gallery and the query, from lists of all entries into which the query is sorted."""
+    query, half = len(cosines), rerank.half_length(Rerank.k1)  # the query's place is behind the gallery
+
+    def lists(places: np.ndarray) -> np.ndarray:
+        return lists_with_query(known, cosines, places)
+
+    closest = lists(np.concatenate([[query], listed]))[:, : Rerank.k2]
+    averaged = np.unique(closest)
+    near = np.union1d(averaged, lists(averaged))
+    universe = np.union1d(near, lists(near)[:, :half])
+    place = np.full(query + 1, -1)
+    place[universe] = np.arange(len(universe))
+    own = place[lists(universe)]
+    core, halves = mutual(own)[place[averaged]], mutual(own[:, :half])
+    joins = core * (3 * (core @ halves.T) > 2 * halves.sum(axis=1))
+    members = core + joins @ halves > 0
+    rows = np.concatenate([features.gallery[universe[universe < query]], features.query[number][np.newaxis]])
+    distances = sq_dist(rows[place[averaged]] @ rows[: len(universe)].T)
+    distances[np.arange(len(averaged)), place[averaged]] = 0
+    to_query = sq_dist(np.append(cosines, np.float32(1)))
+    farthest = np.maximum(np.append(known.farthest, to_query.max()), to_query)[averaged]
+    weights = np.exp(-distances / farthest[:, np.newaxis]) * members
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights = weights[np.searchsorted(averaged, closest)].mean(axis=1)
+    shared = np.minimum(weights[0], weights[1:]).sum(axis=1)
+    return shared / (2 - shared)
+
+
+def lists_with_query(known: Neighbours, cosines: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The neighbour lists of these places with the query, whose place is the last, among them: int64 [n, k1 + 1]."""
+    length, query = known.index.shape[1], len(cosines)
+    entries = np.minimum(places, query - 1)
+    before = (known.cosine[entries] > cosines[entries][:, np.newaxis]).sum(axis=1)[:, np.newaxis]  # it goes before its equals
+    found = known.index[entries].astype(np.int64)
+    later = np.concatenate([found[:, :1], found[:, :-1]], axis=1)
+    column = np.arange(length)
+    found = np.where(column < before, found, np.where(column == before, query, later))
+    found[places == query] = [query, *np.argsort(-cosines, kind="stable")[: length - 1]]
+    return found
+
+
+def mutual(lists: np.ndarray) -> np.ndarray:
+    """1 where two places are in the lists of each other: float32 [n, n]; -1 in a list stands for a place outside."""
+    listed = np.zeros((len(lists), len(lists) + 1), np.float32)
+    np.put_along_axis(listed, lists, 1, axis=1)
+    return listed[:, :-1] * listed[:, :-1].T
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=20_000, help="entries of the gallery that is searched; 0: no searches")
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--calls", type=int, default=10, help="searches of a kind in a round")
+    parser.add_argument("--features", type=Path, help="npz as for benchmarks.rerank; measures mAP")
+    parser.add_argument("--every", type=int, default=1, help="one query of so many")
+    parser.add_argument("--cached", action="store_true", help="the cached lists too")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    args = parser.parse_args()
+    report: dict[str, Any] = {}
+    if args.entries:
+        report["latencies"] = latencies(args.entries, args.dim, rounds=args.rounds, calls=args.calls)
+        print(f"{args.entries} entries{'':12}ms   p95 ms   CPU ms    added  by CPU")
+        for name, row in report["latencies"].items():
+            shown = (row[kind] for kind in ("median_ms", "p95_ms", "cpu_ms", "added_median_ms", "added_cpu_ms"))
+            print(f"{name:20}" + "".join(f"{value:9.2f}" for value in shown), flush=True)
+    if args.features:
+        report["accuracies"] = {}
+        print("                    rank-1      mAP")
+        for name, rank1, mean_ap in accuracies(read(args.features), every=args.every, with_cached=args.cached):
+            report["accuracies"][name] = {"rank1": rank1, "mAP": mean_ap}
+            print(f"{name:20}{100 * rank1:6.2f}{100 * mean_ap:9.3f}", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
