@@ -6,6 +6,7 @@ A crop's number is its place in query and gallery, one after the other: 0 .. N-1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int], object]
 
 BLOCK_BYTES = 2**26  # worked on at a time: a product of 870 x 19,281 crops
+MANY = 4  # times as many candidates as there are places: worth a look at which of them the block itself rules out
 GROUP = 64  # cosines of which only the largest is looked at first: selecting among maxima is cheap, among all it is not
 
 
@@ -40,7 +42,13 @@ def sq_dist(cosine: Floats) -> Floats:
 
 
 def find_neighbours(
-    query: Floats, gallery: Floats, *, k: int, block_bytes: int = BLOCK_BYTES, progress: Progress | None = None
+    query: Floats,
+    gallery: Floats,
+    *,
+    k: int,
+    block_bytes: int = BLOCK_BYTES,
+    cross: Floats | None = None,
+    progress: Progress | None = None,
 ) -> Neighbours:
     """Finds the k closest crops (itself among them) of every crop of both sets; k is at most N.
 
@@ -50,26 +58,26 @@ def find_neighbours(
     Args:
         query: float32 [Q, D], unit rows. gallery: float32 [G, D], unit rows.
         block_bytes: memory for one block of cosines; what is chosen in it takes about as much again.
+        cross: float32 [Q, G], filled with the cosines of every query and gallery crop, which come by anyway.
         progress: called with the number of crops done since it was last called; N in all.
     """
     num = len(query) + len(gallery)
     lists = _Lists(num, k)
-    lowest = np.full(num, np.inf, np.float32)
     block = max(num, block_bytes // 4)  # cosines
     buffer = np.empty(min(block, num * num), np.float32)
-    for start, stop in _blocks(len(query), num, block):
-        cosines = _cosines(query, gallery, start, stop, buffer)
-        np.fill_diagonal(cosines, np.inf)  # the crop itself: always first
-        later = cosines[:, stop - start :].T
-        lowest[start:stop] = np.minimum(lowest[start:stop], cosines.min(axis=1))
-        lowest[stop:] = np.minimum(lowest[stop:], later.min(axis=1, initial=np.inf))
-        lists.offer(cosines, target=start, source=start)
-        lists.offer(later, target=stop, source=start)
-        lists.merge_when_long()
-        if progress is not None:
-            progress(stop - start)
+    with ThreadPoolExecutor(2) as pool:
+        for start, stop in _blocks(len(query), num, block):
+            cosines = _cosines(query, gallery, start, stop, buffer)
+            if cross is not None and start < len(query):
+                cross[start:stop] = cosines[:, len(query) - start :]
+            np.fill_diagonal(cosines, np.inf)  # the crop itself: always first
+            offered = pool.map(lists.offer, (cosines, cosines[:, stop - start :].T), (start, stop), (start, start))
+            list(offered)  # raises what one of them raised
+            lists.merge_when_long()
+            if progress is not None:
+                progress(stop - start)
     lists.merge()
-    return Neighbours(lists.index, lists.cosine, sq_dist(lowest))
+    return Neighbours(lists.index, lists.cosine, sq_dist(lists.lowest))
 
 
 def pair_cosines(
@@ -92,17 +100,24 @@ class _Lists:
     def __init__(self, num: int, k: int) -> None:
         self.index = np.full((num, k), -1, np.int32)
         self.cosine = np.full((num, k), -np.inf, np.float32)
+        self.lowest = np.full(num, np.inf, np.float32)  # of all cosines offered
         self._waiting: list[tuple[Ints, Ints, Floats]] = []
 
-    def offer(self, cosines: Floats, *, target: int, source: int) -> None:
-        """Takes in cosines [m, n] between crops target .. target+m-1 and source .. source+n-1 what may still be listed."""
+    def offer(self, cosines: Floats, target: int, source: int) -> None:
+        """Takes in cosines [m, n] between crops target .. target+m-1 and source .. source+n-1 what may still be listed.
+
+        Two threads may offer at once, to different targets.
+        """
         num, width = cosines.shape
         if not num:
             return
         k = self.cosine.shape[1]
+        self.lowest[target : target + num] = np.minimum(self.lowest[target : target + num], cosines.min(axis=1))
         # Strictly above the last one listed: a crop offered later loses a tie.
         bar = np.nextafter(self.cosine[target : target + num, -1], np.float32(np.inf))
-        reaching = cosines >= np.maximum(bar, _kth_at_least(cosines, k))[:, np.newaxis]
+        reaching = cosines >= bar[:, np.newaxis]
+        if np.count_nonzero(reaching) > MANY * k * num:  # at first, when the lists say little
+            reaching &= cosines >= _kth_at_least(cosines, k)[:, np.newaxis]
         if reaching.flags.c_contiguous:
             row, column = np.divmod(np.flatnonzero(reaching), width)
         else:  # a transposed block: read as it lies; its sources rise all the same

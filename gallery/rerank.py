@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+KEPT_BYTES = 2**28  # of cosines of queries and gallery, which are then not computed twice; Market-1501's take 2.0e8
 LENGTH_TOLERANCE = 1e-3  # of an embedding's length, as on enrolment: half-precision rounding is below 3e-4
 
 
@@ -51,6 +53,7 @@ class Neighbourhoods:
 
     query: Floats  # [Q, D]
     gallery: Floats  # [G, D]
+    cosines: Floats | None  # [Q, G], where they take little
     farthest: Floats  # [Q]: largest sq_dist from each query to any crop, the maximum of its column
     weights: Sparse  # [Q, N]: how much each query belongs to the neighbourhood of each crop; a row sums to 1
     inverted: Sparse  # [N, G]: for each crop, which gallery crops belong to its neighbourhood, and how much
@@ -82,14 +85,17 @@ def prepare(
     query_QD, gallery_GD = (np.ascontiguousarray(embeddings, np.float32) for embeddings in (query_QD, gallery_GD))
     _check_embeddings(query_QD, gallery_GD)
     _check_parameters(len(query_QD) + len(gallery_GD), k1, k2, blend)
-    neighbours = find_neighbours(query_QD, gallery_GD, k=k1 + 1, block_bytes=block_bytes, progress=progress)
+    num_query, num_gallery = len(query_QD), len(gallery_GD)
+    cosines_QG = np.empty((num_query, num_gallery), np.float32) if 4 * num_query * num_gallery <= KEPT_BYTES else None
+    blocks: dict[str, Any] = {"block_bytes": block_bytes, "cross": cosines_QG, "progress": progress}
+    neighbours = find_neighbours(query_QD, gallery_GD, k=k1 + 1, **blocks)
     own = _weighted(query_QD, gallery_GD, neighbours, k1, block_bytes)
     weights = _expanded(neighbours.index[:, :k2], own, block_bytes)
-    num_query = len(query_QD)
     cut = int(weights.starts[num_query])
     return Neighbourhoods(
         query_QD,
         gallery_GD,
+        cosines_QG,
         neighbours.farthest[:num_query],
         Sparse(weights.starts[: num_query + 1], weights.columns[:cut], weights.weights[:cut]),
         _inverted(weights, num_query),
@@ -103,7 +109,8 @@ def distances(prepared: Neighbourhoods, rows: slice) -> Floats:
     blend * sq_dist / farthest + (1 - blend) * Jaccard, where Jaccard is 1 - overlap / (2 - overlap) because weights sum to 1.
     """
     numbers = range(*rows.indices(len(prepared.query)))
-    blended_RG = sq_dist(prepared.query[rows] @ prepared.gallery.T)
+    cosines_QG = prepared.cosines
+    blended_RG = sq_dist(prepared.query[rows] @ prepared.gallery.T if cosines_QG is None else cosines_QG[rows])
     blended_RG *= prepared.blend / _nonzero(prepared.farthest[rows])[:, np.newaxis]
     for row, number in enumerate(numbers):
         _, crops, weights = prepared.weights.take(np.array([number]))

@@ -38,6 +38,23 @@ def test_blocks_of_any_size_find_the_same_neighbours(unit_rows):
         assert found.farthest == pytest.approx(farthest, abs=1e-6)
 
 
+@pytest.mark.parametrize("block_bytes", [1, 10_000, 2**26])
+def test_cosines_of_queries_to_the_gallery_are_handed_over(unit_rows, block_bytes):
+    query, gallery = unit_rows(30), unit_rows(400)
+    cross = np.empty((30, 400), np.float32)
+    find_neighbours(query, gallery, k=12, block_bytes=block_bytes, cross=cross)
+    assert cross == pytest.approx(query @ gallery.T, abs=1e-6)
+
+
+def test_rows_that_come_ever_closer_are_all_looked_at():
+    # Each crop is closer to the next ones than to those before: everything offered may be listed.
+    angles = np.cumsum(np.linspace(0.04, 0.004, 120))
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    index, _ = dense_neighbours(rows[:20], rows[20:], 8)
+    for block_bytes in (1, 10_000, 2**26):
+        assert find_neighbours(rows[:20], rows[20:], k=8, block_bytes=block_bytes).index.tolist() == index.tolist()
+
+
 def test_a_crop_leads_its_own_list_even_among_its_duplicates():
     same = np.tile(np.array([0.6, 0.8], np.float32), (10, 1))
     index = find_neighbours(same[:3], same[3:], k=4).index

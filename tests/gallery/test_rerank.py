@@ -118,6 +118,15 @@ def test_a_run_of_queries_gets_the_rows_of_the_whole(rng):
     assert distances(prepared, slice(15, 20)).shape == (0, 100)
 
 
+def test_cosines_that_are_too_many_to_keep_are_computed_again(rng, monkeypatch):
+    query, gallery = clustered(rng, 15), clustered(rng, 100)
+    kept = prepare(query, gallery)
+    monkeypatch.setattr("gallery.rerank.KEPT_BYTES", 4 * 15 * 100 - 1)
+    again = prepare(query, gallery)
+    assert again.cosines is None and kept.cosines == pytest.approx(query @ gallery.T, abs=1e-6)
+    assert distances(again, slice(3, 9)) == pytest.approx(distances(kept, slice(3, 9)), abs=1e-6)
+
+
 def test_reranking_brings_the_right_identity_forward(rng):
     pids = np.repeat(np.arange(20), 20)
     embeddings = np.random.default_rng(1).standard_normal((20, 32))[pids] + 1.3 * rng.standard_normal((400, 32))
