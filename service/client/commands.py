@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from service.client.aio import AsyncClient
-from service.client.answers import Entry, Identity, ItemError, SearchAnswer
+from service.client.answers import Enrolled, Entry, Identity, ItemError, SearchAnswer
 from service.client.blocking import Client, Progress
 from service.client.errors import AllFailed, NotFound
 from service.client.page import page
@@ -49,14 +49,15 @@ def embed(given: Namespace, progress: Progress) -> Report:
 
     A picture that fails is named at the end and has no row.
     """
+    return asyncio.run(embed_files(given, progress))
+
+
+async def embed_files(given: Namespace, progress: Progress) -> Report:
+    """Embed, and write what came of it."""
     paths = pictures(given.paths)
-
-    async def work() -> Any:
-        async with AsyncClient(**options(given)) as reid:
-            return await reid.embed(paths, progress=progress)
-
     try:
-        answer = asyncio.run(work())
+        async with AsyncClient(**options(given)) as reid:
+            answer = await reid.embed(paths, progress=progress)
     except AllFailed as error:
         return Report("embedded 0", {"embedded": 0}, named(error.items, paths))
     failed = {error.index for error in answer.errors}
@@ -74,24 +75,26 @@ def enroll(given: Namespace, progress: Progress) -> Report:
 
     What failed is named at the end; running it again is harmless: what is enrolled already stays as it is.
     """
+    return asyncio.run(enroll_files(given, progress))
+
+
+async def enroll_files(given: Namespace, progress: Progress) -> Report:
+    """Enroll, and count what came of it."""
     sources = read_sources(given.paths, pid=given.pid, camid=given.camid)
     paths = [one.path for one in sources]
-
-    async def work() -> Any:
+    results: tuple[Enrolled, ...] = ()
+    try:
         async with AsyncClient(**options(given)) as reid:
-            return await reid.enroll(
+            answer = await reid.enroll(
                 paths,
                 pid=[one.pid for one in sources],
                 camid=[one.camid for one in sources],
                 captured_at=[one.captured_at for one in sources],
                 progress=progress,
             )
-
-    try:
-        answer = asyncio.run(work())
         results, errors = answer.results, answer.errors
     except AllFailed as error:
-        results, errors = (), error.items
+        errors = error.items
     known = sum(one.duplicate for one in results)
     values = {"enrolled": len(results) - known, "duplicates": known, "failed": len(errors)}
     text = f"enrolled {values['enrolled']}, {known} were there already, {len(errors)} failed"

@@ -58,12 +58,6 @@ def over_fixture(serving):
         client.close()
 
 
-@pytest.fixture(name="reid")
-def reid_fixture(over):
-    """A client of an application that serves the tiny artefact."""
-    return over()[0]
-
-
 @pytest.fixture(name="live", scope="module")
 def live_fixture(tiny, tmp_path_factory):
     """An application that listens on a port, for all tests of a file; gives its URL."""
@@ -78,3 +72,12 @@ def live_fixture(tiny, tmp_path_factory):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(name="reid")
+def reid_fixture(live):
+    """A client of that application; whoever was enrolled is erased when the test ends."""
+    with Client(live) as reid:
+        yield reid
+        for identity in list(reid.identities()):
+            reid.delete_identity(identity.pid)

@@ -86,7 +86,8 @@ def test_a_time_without_an_offset_is_refused(reid, pictures):
         reid.enroll(pictures(1), pid="anna", captured_at=datetime(2026, 1, 31))
 
 
-def test_entries_and_identities_are_listed_to_the_last_page(reid):
+def test_entries_and_identities_are_listed_to_the_last_page(over):
+    reid, _ = over()
     rows = unit(*((1, number / 1000) for number in range(1001)))
     reid.enroll(embeddings=rows, pid=[f"p{number:04}" for number in range(1001)])
     assert [one.pid for one in reid.identities()] == [f"p{number:04}" for number in range(1001)]
