@@ -17,7 +17,7 @@ from typing import BinaryIO
 from gallery.database import FILE, disk_errors
 from gallery.entry import Snapshot
 from gallery.errors import CorruptArchive, CorruptStore
-from gallery.files import Fields, Progress, aside, create, parse_object, put, quiet, sync_folder
+from gallery.files import Fields, Progress, aside, create, parse_object, put, quiet, refuse_inside, sync_folder
 from gallery.store import Store
 
 FORMAT = 1
@@ -53,8 +53,12 @@ def snapshot(store: Store, path: Path, *, progress: Progress = quiet) -> Snapsho
     """Writes a consistent copy of the open gallery to path, which must be new; readable by its owner alone.
 
     Args: store: as it stands; nobody writes to it meanwhile. progress: bytes.
-    Raises: OutputExists, StoreFull, StoreUnavailable, CorruptStore: nothing stands at path.
+    Raises: OutputExists, StoreFull, StoreUnavailable, CorruptStore for a gallery that could not be restored,
+        InvalidRequest for a path in the gallery's own folder: nothing stands at path.
     """
+    refuse_inside(path, store.database.folder)
+    if (fault := next(store.faults(), None)) is not None:
+        raise CorruptStore(f"{fault}; a snapshot would not restore: run python -m gallery verify to see all")
     with aside(path, ".snapshotting") as draft:
         copy, tar = draft / FILE, draft / "tar"
         with create(copy), store.database.reading() as connection:  # SQLite fills an empty file, and keeps its mode

@@ -97,7 +97,7 @@ def insert(
                 crop = (row.keys[0], zlib.crc32(new.crop_jpeg), new.crop_jpeg)
                 connection.execute("INSERT INTO crops VALUES (?, ?, ?)", crop)
         else:
-            outcomes.append(_standing(connection, new, row.embedding))
+            outcomes.append(_standing(connection, new, row))
     return outcomes, [row for row in rows if row.keys[0] in inserted]
 
 
@@ -149,28 +149,33 @@ def rename(connection: sqlite3.Connection, pid: str, new_pid: str, *, merge: boo
 
 
 def last_id(connection: sqlite3.Connection) -> int:
-    """The largest id ever given out, 0 before the first; deleted ones count."""
-    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
-    return 0 if found is None else int(found[0])
+    """The largest id ever given out, 0 before the first; deleted ones count, as long as the file remembers them."""
+    given = "SELECT seq FROM sqlite_sequence WHERE name = 'entries' UNION ALL SELECT max(entry_id) FROM entries"
+    return max(int(entry_id or 0) for (entry_id,) in connection.execute(given))
 
 
-def _standing(connection: sqlite3.Connection, new: NewEntry, embedding: bytes) -> Enrolled | DuplicateKey:
-    """The entry that this one, which could not be inserted, repeats; or the error, when its client_key stands for another."""
+def _standing(connection: sqlite3.Connection, new: NewEntry, row: Fresh) -> Enrolled | DuplicateKey:
+    """The entry that this one, which could not be inserted, repeats; or the error, when its client_key stands for another.
+
+    Only what stood before it counts: the entries after it in its batch are in already.
+    """
+    own_id = row.keys[0]
     if new.client_key is not None:
         found = connection.execute(
-            "SELECT entry_id, pid, embedding, content_hash FROM entries WHERE client_key = ?", (new.client_key,)
+            "SELECT entry_id, pid, embedding, content_hash FROM entries WHERE client_key = ? AND entry_id < ?",
+            (new.client_key, own_id),
         ).fetchone()
         if found is not None:
             entry_id, pid, stored, content_hash = found
             is_same_crop = new.content_hash is not None and new.content_hash == content_hash
-            if pid == new.pid and (is_same_crop or embedding == stored):
+            if pid == new.pid and (is_same_crop or row.embedding == stored):
                 return Enrolled(int(entry_id), pid, duplicate=True)
             return DuplicateKey(
                 f"client_key {new.client_key!r} stands for entry {entry_id} with other content; "
                 "use a new key for a new entry, or delete that one first"
             )
     found = connection.execute(
-        "SELECT entry_id FROM entries WHERE pid = ? AND content_hash = ?", (new.pid, new.content_hash)
+        "SELECT entry_id FROM entries WHERE pid = ? AND content_hash = ? AND entry_id < ?", (new.pid, new.content_hash, own_id)
     ).fetchone()
     assert found is not None, "This is a bug: a free id, client_key and content_hash conflict with nothing."
     return Enrolled(int(found[0]), new.pid, duplicate=True)

@@ -16,7 +16,9 @@ from gallery.times import to_microseconds
 
 MAX_NAME = 128  # characters of a pid or camid
 MAX_KEY = 256  # characters of a client_key or model_id
+LARGE = 2**63  # an integer of attributes stays below
 MAX_BEST_OF = 100  # cosines of an identity that pool=best averages
+MAX_DIM = 65_536
 LENGTH_TOLERANCE = 1e-3  # of an embedding's length: half-precision rounding is below 3e-4
 
 OTHER_MODEL = (
@@ -29,6 +31,12 @@ def check_space(got: str, wanted: str) -> None:
     """Raises ModelMismatch when the embedding space is not the gallery's."""
     if got != wanted:
         raise ModelMismatch(f"got embeddings of space {got!r}, this gallery holds space {wanted!r}; {OTHER_MODEL}")
+
+
+def check_dim(dim: int) -> None:
+    """Raises DimensionMismatch unless embeddings can be of that length."""
+    if not 1 <= dim <= MAX_DIM:
+        raise DimensionMismatch(f"got dim {dim}, wanted 1 to {MAX_DIM}: the length of the model's embeddings")
 
 
 def check_embedding(embedding: NDArray[np.float32], dim: int) -> None:
@@ -54,6 +62,8 @@ def check_entry(new: NewEntry, dim: int) -> None:
         to_microseconds(new.captured_at)
     if new.content_hash is not None and not SHA256_HEX.fullmatch(new.content_hash):
         raise InvalidRequest(f"got content_hash {new.content_hash!r}, wanted 64 lower-case hex digits of a sha256")
+    if new.crop_jpeg is not None and type(new.crop_jpeg) is not bytes:
+        raise InvalidRequest(f"got a crop_jpeg of type {type(new.crop_jpeg).__name__}, wanted bytes; encode it as JPEG first")
     _check_attributes(new)
     check_embedding(new.embedding, dim)
 
@@ -90,11 +100,23 @@ def check_text(what: str, text: str, most: int) -> None:
 
 def _check_attributes(new: NewEntry) -> None:
     attributes = dict(new.attributes)
-    if all(type(name) is str and type(value) in (str, int, bool) for name, value in attributes.items()):
+    if all(type(name) is str and name.isascii() and _is_plain(value) for name, value in attributes.items()):
         return  # what nearly all are: nothing to try
     try:
-        is_same = json.loads(json.dumps(attributes, allow_nan=False)) == attributes
+        text = json.dumps(attributes, allow_nan=False, ensure_ascii=False).encode()  # lone surrogates fail here
+        is_same = json.loads(text, parse_int=_small_int) == attributes
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"got attributes that are no JSON object: {error}") from error
     if not is_same:
         raise InvalidRequest("got attributes that change on their way through JSON, wanted string keys, lists, no tuples")
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) is bool or (type(value) is str and value.isascii()) or (type(value) is int and abs(value) < LARGE)
+
+
+def _small_int(digits: str) -> int:
+    """The integer; raises ValueError beyond 64 bits, which not every reader of JSON takes."""
+    if abs(number := int(digits)) >= LARGE:
+        raise ValueError(f"an integer of {len(digits)} digits needs more than 64 bits")
+    return number

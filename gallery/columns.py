@@ -148,8 +148,11 @@ class Columns:
         self.pids.release(old)
 
     def positions(self, entry_ids: Ids) -> Ids:
-        """The positions of ids that are all there."""
-        return np.searchsorted(self.entry_ids, entry_ids)
+        """The positions of these ids; raises KeyError when one is not there."""
+        positions = np.searchsorted(self.entry_ids, entry_ids)
+        if (positions == self._num).any() or not np.array_equal(self.entry_ids[positions], entry_ids):
+            raise KeyError("got an entry_id that memory does not hold")
+        return positions
 
     def admitted(self, where: Filter) -> Ids | None:
         """The positions that the filter admits, rising; None for all of them. Raises InvalidRequest."""

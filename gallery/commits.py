@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar, cast
+
+from gallery.errors import StoreUnavailable
 
 Call = TypeVar("Call")
 Answer = TypeVar("Answer")
@@ -24,63 +27,67 @@ class GroupCommit(Generic[Call, Answer]):
         self._is_led = False  # a thread commits, or has been woken to
 
     def run(self, call: Call) -> Answer:
-        """The call's answer once it is committed; raises the call's own error, or its group's."""
+        """The call's answer once it is committed; raises the call's own error, or its group's.
+
+        An interrupted call is taken back, unless its group is being committed.
+        """
         mine: _Pending[Call, Answer] = _Pending(call)
-        with self._lock:
-            self._waiting.append(mine)
-            follows, self._is_led = self._is_led, True
-        if follows:
-            self._wait(mine)
-        if mine.outcome is None:
-            self._lead(mine)
+        try:
+            with self._lock:
+                self._waiting.append(mine)
+                mine.leads, self._is_led = not self._is_led, True
+            if not mine.leads:
+                mine.woken.acquire()
+            if mine.outcome is None:
+                self._lead(mine)
+        finally:
+            self._leave(mine)
         if isinstance(mine.outcome, BaseException):
             raise mine.outcome
         return cast(Answer, mine.outcome)
 
-    def _wait(self, mine: _Pending[Call, Answer]) -> None:
-        """Waits for the outcome, or to lead; an interrupted call is taken back, unless it is being committed."""
-        try:
-            mine.woken.acquire()
-        except BaseException:
-            with self._lock:
-                was_first = self._waiting[:1] == [mine]
-                if mine in self._waiting:
-                    self._waiting.remove(mine)
-                is_leaderless = was_first and mine.leads
-            if is_leaderless:
-                self._hand_over()
-            raise
-
     def _lead(self, mine: _Pending[Call, Answer]) -> None:
-        with self._lock:
-            group, self._waiting = self._waiting, []
-        outcomes: Sequence[Answer | BaseException] = []
+        """Gives everyone who waits an outcome."""
         try:
-            outcomes = self._commit([one.call for one in group])
-        except BaseException as error:  # even an interrupt: nobody may be left waiting
-            outcomes = [error] * len(group)
-        for one, outcome in zip(group, outcomes, strict=True):
-            one.outcome = outcome
-        self._hand_over()  # first, so that the next group is under way while this one's threads wake up
-        for one in group:
-            if one is not mine:
-                one.woken.release()
+            with self._lock:
+                mine.group, self._waiting = self._waiting, []
+            outcomes = self._commit([one.call for one in mine.group])
+            for one, outcome in zip(mine.group, outcomes, strict=True):
+                one.outcome = outcome
+        except BaseException as error:
+            for one in mine.group:
+                one.outcome = error if one is mine or isinstance(error, Exception) else _interrupted()
 
-    def _hand_over(self) -> None:
-        """Lets whoever has waited longest lead."""
+    def _leave(self, mine: _Pending[Call, Answer]) -> None:
+        """Sees to it that nobody waits for a thread that leaves, however it came to leave."""
         with self._lock:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+            if not mine.leads:
+                return
             self._is_led = bool(self._waiting)
-            if self._is_led:
+            if self._is_led:  # first, so that the next group is under way while this one's threads wake up
                 self._waiting[0].leads = True
                 self._waiting[0].woken.release()
+        for one in mine.group:
+            if one is not mine:
+                with suppress(RuntimeError):  # it has been interrupted while it waited, and woke by itself
+                    one.woken.release()
 
 
 class _Pending(Generic[Call, Answer]):
-    """A call that waits, and its outcome, None until there is one."""
+    """A call that waits, and its outcome, None until there is one; the group is the one that it leads."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.outcome: Answer | BaseException | None = None
         self.leads = False
+        self.group: list[_Pending[Call, Answer]] = []
         self.woken = threading.Lock()
         self.woken.acquire()
+
+
+def _interrupted() -> StoreUnavailable:
+    return StoreUnavailable(
+        "the thread that committed this with its own was interrupted, so it may or may not be kept; look before you repeat it"
+    )

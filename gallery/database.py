@@ -7,26 +7,25 @@ another name and renamed into place, so a file without a schema is damage, never
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from gallery.errors import (
     CorruptStore,
-    GalleryLocked,
     GalleryMissing,
     InvalidRequest,
     StoreError,
     StoreFull,
     StoreUnavailable,
 )
+from gallery.lock import Lock, sign_lock, take_lock
 from gallery.log import check_log
 from gallery.schema import APPLICATION_ID, FIRST_SCHEMA, TABLES, migrate
 
@@ -35,8 +34,8 @@ DRAFT = "gallery.sqlite.new"
 DRAFT_JOURNAL = "gallery.sqlite.new-journal"  # SQLite's own, while it fills the draft
 LOG = "gallery.sqlite-wal"
 REEMBEDDING = "reembedding"  # a folder of the gallery being made with another model: reembed.py
-LOCK = "lock"
 
+CACHE_KIB = 32_768  # of pages; holds the indexes of some 200,000 entries, which every enrolment reads
 CHECKPOINT_PAGES = 4000  # 16 MB of log before it is written into the file; SQLite's own 1000 writes half as much again
 
 
@@ -50,7 +49,7 @@ class Space(NamedTuple):
 class Database:
     """The open file, its lock, and its connection, which the caller uses from one thread at a time."""
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    def __init__(self, folder: Path, lock: Lock) -> None:
         self.folder = folder
         self._lock = lock
         self._opened: list[tuple[int, int]] | None = []  # None while it is being replaced
@@ -69,13 +68,15 @@ class Database:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # people's pictures: nobody else's to read
             elif not (folder / FILE).exists():
                 raise GalleryMissing(f"{folder} holds no {FILE}; give the folder of a gallery that exists")
-            lock = _take_lock(folder)
+            lock = take_lock(folder)
             try:
                 if not (folder / FILE).exists() and create is not None:
+                    _check_nothing_is_left(folder, lock)
                     _make(folder, create)
+                sign_lock(lock)
                 return cls(folder, lock)
             except BaseException:
-                os.close(lock)
+                os.close(lock.descriptor)
                 raise
 
     @property
@@ -159,6 +160,11 @@ class Database:
             finally:
                 self._connect()
 
+    def empty_log(self) -> None:
+        """Writes the log into the file and empties it, so that what was deleted does not stand there until it is full."""
+        with self.reading() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def drop_reembedding(self) -> None:
         """Removes half a copy of this gallery, which a stopped re-embedding left; no change makes it good again."""
         with disk_errors(self.folder):
@@ -199,30 +205,21 @@ class Database:
             if self._connection is not None:
                 self._connection.close()
         finally:
-            os.close(self._lock)
+            os.close(self._lock.descriptor)
 
 
-def _take_lock(folder: Path) -> int:
-    """An exclusive lock on the folder, held until the descriptor is closed or the process ends."""
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(lock, 32).decode(errors="replace") or "unknown"
-        os.close(lock)
-        message = f"{folder} is open in another process (pid {holder}); stop that one, or give another folder"
-        raise GalleryLocked(message) from error
-    with suppress(OSError):  # a full disk keeps nobody from searching; the number is for the message of whoever comes next
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-    return lock
+def _check_nothing_is_left(folder: Path, lock: Lock) -> None:
+    """Raises CorruptStore where a gallery was: in its place an empty one would answer that nobody is known."""
+    left = [name for name in (LOG, REEMBEDDING) if (folder / name).exists()]
+    if left or lock.was_made:
+        why = f"holds {left[0]} but not {FILE}" if left else f"held a gallery, and {FILE} is gone"
+        raise CorruptStore(f"{folder} {why}; put the file back, restore a snapshot, or give an empty folder")
 
 
 def _make(folder: Path, space: Space) -> None:
-    if (folder / LOG).exists():
-        raise CorruptStore(f"{folder} holds {LOG} but not {FILE}; restore the missing file, or give an empty folder")
     draft = folder / DRAFT
     _remove_draft(folder)
+    draft.touch(mode=0o600)  # SQLite fills an empty file and keeps its mode
     with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")  # an unfinished draft is thrown away whole
         connection.executescript(TABLES)
@@ -246,6 +243,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise CorruptStore(f"{path} is not a gallery's file; restore it from a snapshot, or give another folder")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA foreign_keys = ON")

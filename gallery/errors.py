@@ -21,7 +21,7 @@ GalleryError
     CorruptArchive      a snapshot or an export that is damaged, or none at all
     OutputExists        something stands where a new file or folder was to be made
     CannotReembed       entries without a crop that another model could embed
-  GpuMissing            an index on a GPU that is not there
+  GpuFailed             an index on a GPU that is not there, or fails
   GalleryClosed         used after close()
 
 None knows a status code. Every message says what was got, what was wanted, and what to do.
@@ -112,8 +112,8 @@ class CannotReembed(StoreError):
     """Entries have no crop that another model could embed."""
 
 
-class GpuMissing(GalleryError):
-    """An index on a GPU was asked for, and there is none, or FAISS was built without it."""
+class GpuFailed(GalleryError):
+    """An index on a GPU was asked for, and there is none, FAISS was built without it, or the device fails."""
 
 
 class GalleryClosed(GalleryError):

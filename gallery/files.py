@@ -13,9 +13,10 @@ from types import NoneType
 from typing import Any, BinaryIO
 
 from gallery.database import disk_errors, sync
-from gallery.errors import CorruptArchive, OutputExists
+from gallery.errors import CorruptArchive, InvalidRequest, OutputExists
 
 Progress = Callable[[int, int], None]  # (done, in all)
+UNFINISHED = ".unfinished"  # tells a folder made here from anybody's of the same name
 Fields = Mapping[str, tuple[type, ...]]  # of a JSON object, each with the types it may have
 
 
@@ -27,7 +28,7 @@ def quiet(done: int, total: int) -> None:
 def aside(target: Path, suffix: str) -> Iterator[Path]:
     """A folder of the owner's alone beside target, to make target in; gone with all it holds when the block ends.
 
-    Folders of this suffix that dead processes left beside target are removed first; a live process holds a lock on its own.
+    Such folders of this suffix that dead processes left beside target are removed first; a live process holds a lock on its own.
 
     Raises:
         OutputExists: target stands already, or another process is making it.
@@ -35,9 +36,9 @@ def aside(target: Path, suffix: str) -> Iterator[Path]:
     """
     with disk_errors(target):
         refuse_existing(target)
-        for left in sorted(target.parent.glob(f"*{suffix}")):
-            if left.is_dir() and not left.is_symlink() and (held := _lock(left)) is not None:
-                _remove(left, held)
+        for left in sorted(target.parent.glob(f"*{suffix}/{UNFINISHED}")):
+            if not left.parent.is_symlink() and (held := _lock(left.parent)) is not None:
+                _remove(left.parent, held)
         draft = target.with_name(target.name + suffix)
         try:
             draft.mkdir(mode=0o700)
@@ -46,6 +47,7 @@ def aside(target: Path, suffix: str) -> Iterator[Path]:
         held = _lock(draft)
         assert held is not None, "This is a bug: nobody else locks a folder that was made a moment ago."
         try:
+            create(draft / UNFINISHED).close()
             yield draft
         finally:
             _remove(draft, held)
@@ -55,6 +57,12 @@ def refuse_existing(target: Path) -> None:
     """Raises OutputExists when something stands at target, even a broken link."""
     if os.path.lexists(target):
         raise OutputExists(f"{target} exists already, wanted a new name; nothing is ever overwritten: give another one")
+
+
+def refuse_inside(target: Path, folder: Path) -> None:
+    """Raises InvalidRequest for a target in a gallery's own folder, where an erasure would not reach what it holds."""
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise InvalidRequest(f"got {target}, which is in the gallery's own folder, wanted another place; give another name")
 
 
 def put(made: Path, target: Path) -> None:

@@ -8,13 +8,15 @@ removal: filtered searches are scanned on the CPU, and a removal copies the rows
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss as faiss_module
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.errors import GpuMissing
+from gallery.errors import GpuFailed
 
 faiss: Any = faiss_module  # its type stubs describe the C++ signatures, not the Python ones
 Ids = NDArray[np.int64]
@@ -30,7 +32,7 @@ class GpuPass:
     """All rows on a device, in their order; calls take turns, because FAISS's device memory is one caller's at a time."""
 
     def __init__(self, dim: int) -> None:
-        """Takes the first device; raises GpuMissing."""
+        """Takes the first device; raises GpuFailed."""
         self._index = device_index(dim)
         self._turn = threading.Lock()
 
@@ -38,37 +40,45 @@ class GpuPass:
         return int(self._index.ntotal)
 
     def add(self, rows: Halves) -> None:
-        """Appends rows float16 [n, D]."""
-        with self._turn:
+        """Appends rows float16 [n, D]; raises GpuFailed, as every method may."""
+        with self._using():
             for start in range(0, len(rows), BLOCK):
                 self._index.add(rows[start : start + BLOCK].astype(np.float32))
 
     def replace(self, rows: Halves) -> None:
         """Holds these rows, float16 [n, D], instead."""
-        with self._turn:
+        with self._using():
             self._index.reset()
         self.add(rows)
 
     def candidates(self, query: Floats, count: int) -> tuple[Ids, Floats]:
         """Positions of the `count` closest rows and their proposed cosines, falling; count is at most MOST and the rows."""
-        with self._turn:
+        with self._using():
             cosines, positions = self._index.search(query[np.newaxis], count)
         return positions[0], cosines[0]
 
     def differing(self, positions: Ids, rows: Halves) -> NDArray[np.bool_]:
         """Which rows on the device are not rows float16 [n, D]; bool [n]."""
-        with self._turn:
+        with self._using():
             held = self._index.reconstruct_batch(positions)
         different: NDArray[np.bool_] = (held != rows.astype(np.float32)).any(axis=1)
         return different
 
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        try:
+            with self._turn:
+                yield
+        except RuntimeError as error:  # what FAISS makes of everything that a device or its driver reports
+            raise GpuFailed(f"the GPU failed ({' '.join(str(error).split()):.300}); restart, or choose index auto") from error
+
 
 def device_index(dim: int) -> Any:
-    """An empty inner-product index in half precision on the first GPU; raises GpuMissing."""
+    """An empty inner-product index in half precision on the first GPU; raises GpuFailed when there is none."""
     built_for_gpus = hasattr(faiss, "GpuIndexFlatIP")
     if not built_for_gpus or faiss.get_num_gpus() == 0:
         got = "no GPU" if built_for_gpus else "a FAISS built for CPUs alone"
-        raise GpuMissing(f"got index gpu and {got}; install the extra [gpu] on a machine with one, or choose index auto")
+        raise GpuFailed(f"got index gpu and {got}; install the extra [gpu] on a machine with one, or choose index auto")
     config = faiss.GpuIndexFlatConfig()
     config.useFloat16 = True
     return faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), dim, config)

@@ -25,7 +25,7 @@ GROWTH = 4  # where an exact scan's list settles nothing, the next one is so man
 CANDIDATES = (1024, 4096)  # of a first pass, and of a second one; beyond that, an exact scan is as quick
 WORTH = 8  # a first pass is worth its time while it keeps at most this fraction of the rows
 FEW = 1024  # rows that are quicker to copy than to find among all
-BLOCK = 4096  # rows whose cosines are all wanted, at a time: FAISS sorts them, in cache
+LOWEST = -2.0  # every cosine is above it
 
 
 class Index:
@@ -147,13 +147,9 @@ class Index:
             few = _half_precision(self._dim)
             few.add_sa_codes(self.rows()[positions].view(np.uint8))
             return _in_order(few.search(query[np.newaxis], max(1, len(positions))), np.arange(len(positions)))
-        cosines = np.empty(len(positions), np.float32)
-        for start in range(0, len(positions), BLOCK):
-            block = positions[start : start + BLOCK]
-            parameters = faiss.SearchParameters(sel=_selector(block, len(self)))
-            found = self._rows.search(query[np.newaxis], len(block), params=parameters)
-            cosines[start : start + BLOCK] = _in_order(found, block)
-        return cosines
+        parameters = faiss.SearchParameters(sel=_selector(positions, len(self)))
+        _, cosines, found = self._rows.range_search(query[np.newaxis], LOWEST, params=parameters)
+        return _in_order((cosines[np.newaxis], found[np.newaxis]), positions)
 
 
 def _half_precision(dim: int) -> Any:

@@ -21,6 +21,7 @@ from gallery.changes import Enrolment
 from gallery.checks import (
     MAX_NAME,
     OTHER_MODEL,
+    check_dim,
     check_embedding,
     check_entry,
     check_entry_id,
@@ -104,8 +105,7 @@ class LocalGallery:
             ModelMismatch, DimensionMismatch: the folder holds embeddings of another space or size.
             GalleryLocked: another process has it open. CorruptStore: a damaged row or file. NewerSchema.
         """
-        if dim < 1:
-            raise DimensionMismatch(f"got dim {dim}, wanted 1 or more: the length of the model's embeddings")
+        check_dim(dim)
         store = Store.open(folder, create=Space(space_id, dim))
         with _closed_on_error(store):
             check_space(space_id, store.space.space_id)
@@ -259,12 +259,14 @@ class LocalGallery:
     def delete_entry(self, entry_id: int) -> None:
         """Deletes one entry with its vector and crop, durably; raises EntryNotFound.
 
-        When it was its identity's last, the identity is erased as delete_identity does.
+        When it was its identity's last, the identity is erased as delete_identity does. Otherwise its row and the log are
+        overwritten, but where SQLite had moved the row before, bytes of it may stay in the file until the next erasure.
         """
         check_entry_id(entry_id)
-        with self._open_store() as store:
+        with self._changing() as store:
             self._mirror.remove(store.delete_entry(entry_id).entry_ids)
             store.finish_erasure()
+            store.database.empty_log()
 
     def delete_identity(self, pid: str) -> Receipt:
         """Erases an identity: afterwards no file of the gallery holds its pid, vectors or crops.
@@ -274,7 +276,7 @@ class LocalGallery:
         size; searches go on meanwhile. If that fails (StoreFull), the identity is gone all the same, and the rewriting
         is made up for at the next erasure or open. Raises IdentityNotFound.
         """
-        with self._open_store() as store:
+        with self._changing() as store:
             erased = store.delete_identity(pid)
             num_vectors = self._mirror.remove(erased.entry_ids)
             store.finish_erasure()
@@ -293,7 +295,7 @@ class LocalGallery:
         check_text("pid", new_pid, MAX_NAME)
         if pid == new_pid:
             raise InvalidRequest(f"got the new pid {new_pid!r}, which the identity bears already; give another one")
-        with self._open_store() as store:
+        with self._changing() as store:
             moved = store.rename(pid, new_pid, merge=merge)
             self._mirror.rename(moved, new_pid)
             with store.database.reading() as connection:
@@ -307,7 +309,7 @@ class LocalGallery:
         What is erased leaves no byte in any file, as after delete_identity; answers go with identities that lose their
         last entry. Raises InvalidRequest for a naive time.
         """
-        with self._open_store() as store:
+        with self._changing() as store:
             erased = store.expire(before)
             num_vectors = self._mirror.remove(erased.entry_ids)
             store.finish_erasure()
@@ -362,9 +364,14 @@ class LocalGallery:
                 raise gallery_closed()
             yield self._store
 
+    @contextmanager
+    def _changing(self) -> Iterator[Store]:
+        with self._open_store() as store, self._mirror.following():
+            yield store
+
     def _commit(self, calls: list[Enrolment]) -> list[list[Enrolled] | Exception]:
         """Enrolls a group of calls in one transaction, and brings memory in step in the order of the ids."""
-        with self._open_store() as store:
+        with self._changing() as store:
             outcomes, rows = store.insert_all(calls, now=self._clock())
             self._mirror.add(rows)
         return outcomes

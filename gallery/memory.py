@@ -38,13 +38,13 @@ class Memory:
             self.columns.add(rows)
 
     def remove(self, entry_ids: list[int]) -> None:
-        """Removes entries that are there."""
+        """Removes entries that are there; raises KeyError, changing nothing, when one is not."""
         gone = np.array(entry_ids, np.int64)
         self.index.remove(self.columns.positions(gone))
         self.columns.remove(gone)
 
     def rename(self, entry_ids: list[int], pid: str) -> None:
-        """Gives entries that are there another pid."""
+        """Gives entries that are there another pid; raises KeyError, changing nothing, when one is not."""
         self.columns.rename(np.array(entry_ids, np.int64), pid)
 
     def embedding(self, entry_id: int) -> NDArray[np.float32]:
@@ -109,7 +109,7 @@ class Memory:
 
     def _differing(self, rows: Rows, entry_ids: NDArray[np.int64]) -> list[int]:
         """The ids of rows that are not held as stored."""
-        positions = self.columns.positions(entry_ids)
+        positions = np.searchsorted(self.columns.entry_ids, entry_ids)
         is_held = positions < min(len(self.index), len(self))
         is_held[is_held] = self.columns.entry_ids[positions[is_held]] == entry_ids[is_held]
         differs = ~is_held

@@ -39,6 +39,17 @@ class Mirror:
                 raise StoreUnavailable("the index could not be rebuilt from the store; open the gallery again")
             yield self._memory
 
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """A block that commits a change and then brings memory in step; interrupted in between, memory is read anew."""
+        try:
+            yield
+        except Exception:  # nothing was committed, or memory was read anew already
+            raise
+        except BaseException:
+            self._reload()
+            raise
+
     def add(self, rows: Rows) -> None:
         """Takes in rows that were committed."""
         if rows.entry_ids:
@@ -75,7 +86,13 @@ class Mirror:
                 if self._memory is not None:
                     return change(self._memory)
             except Exception:  # whatever it was, memory may be half changed, and the store is right
-                self._memory = None
+                pass
+            self._memory = None
+            self._memory = self._load(quiet)
+
+    def _reload(self) -> None:
+        with self._turns.writing():
+            self._memory = None
             self._memory = self._load(quiet)
 
     def _load(self, progress: Progress) -> Memory:

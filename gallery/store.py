@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,12 +21,13 @@ from gallery import answers, changes
 from gallery.changes import Enrolment, Erased, Fresh, Moved
 from gallery.database import Database, Space
 from gallery.entry import Enrolled, NewEntry, Remember
-from gallery.errors import CorruptStore, DuplicateKey, no_entry
+from gallery.errors import CorruptStore, DuplicateKey, StoreFull, no_entry
 from gallery.schema import KEYS, is_sound_row
 from gallery.times import to_microseconds
 
 Inserted = tuple[list[list[Enrolled] | Exception], list[Fresh]]  # the outcome of each call, and the rows that are new
 
+UNFINISHED_ERASURE = "what was erased still has bytes in the file; free some disk and open the gallery again"
 BATCH = 2048  # entries read at a time: 8 MB of embeddings at D = 2048
 
 
@@ -58,7 +60,8 @@ class Store:
         database = Database.open(folder, create=create)
         try:
             store = cls(database)
-            store.finish_erasure()
+            with suppress(StoreFull):  # the mark stands, verify tells, and what is left can still be searched
+                store.finish_erasure()
         except BaseException:
             database.close()
             raise
@@ -93,9 +96,16 @@ class Store:
         return outcomes, _rows(fresh, self.space.dim)
 
     def _insert_singles(self, calls: list[Enrolment], *, next_id: int, enrolled_us: int) -> Inserted:
-        """Enrolls calls of one entry each, all at once."""
+        """Enrolls calls of one entry each, all at once; one after the other when that fails."""
         entries = [call.entries[0] for call in calls]
-        found, rows = changes.insert(self.database.connection, entries, next_id=next_id, enrolled_us=enrolled_us)
+        connection = self.database.connection
+        try:
+            with self.database.savepoint():
+                found, rows = changes.insert(connection, entries, next_id=next_id, enrolled_us=enrolled_us)
+        except Exception:
+            if not connection.in_transaction:
+                raise
+            return self._insert_each(calls, next_id=next_id, enrolled_us=enrolled_us)
         return [one if isinstance(one, DuplicateKey) else [one] for one in found], rows
 
     def _insert_each(self, calls: list[Enrolment], *, next_id: int, enrolled_us: int) -> Inserted:
@@ -190,13 +200,14 @@ class Store:
             return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
 
     def check_entries(self) -> None:
-        """Raises CorruptStore unless the pages of the entries are whole and every index on them is complete.
+        """Raises CorruptStore unless the pages of entries and answers are whole and every index on them is complete.
 
-        A damaged index would hide entries from a deletion, or let duplicates in, without a word.
+        A damaged index would hide entries or answers from a deletion, or let duplicates in, without a word.
         """
         with self.database.reading() as connection:
-            finding = connection.execute("PRAGMA integrity_check(entries)").fetchone()[0]
-        if finding != "ok":
+            checks = (f"PRAGMA integrity_check({table})" for table in ("entries", "answers", "answer_entries"))
+            findings = [connection.execute(check).fetchone()[0] for check in checks]
+        for finding in (finding for finding in findings if finding != "ok"):
             finding = " ".join(finding.split())  # SQLite's runs over several lines
             raise CorruptStore(f"the tables of {self.database.folder} are damaged: {finding}; restore a snapshot")
 
@@ -208,9 +219,16 @@ class Store:
                     yield f"database: {' '.join(finding.split())}"
             for table, rowid, *_ in connection.execute("PRAGMA foreign_key_check"):
                 yield f"{table}: row {rowid} belongs to nothing"
+            if connection.execute("SELECT 1 FROM meta WHERE name = 'erasing'").fetchone():
+                yield UNFINISHED_ERASURE
             for row in connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id"):
                 if (fault := row_fault(row, self.space.dim)) is not None:
                     yield fault
+            last_id, given = connection.execute(
+                "SELECT max(entry_id), (SELECT seq FROM sqlite_sequence WHERE name = 'entries') FROM entries"
+            ).fetchone()
+            if (last_id or 0) > (given or 0):
+                yield f"the file remembers {given} as the last entry_id that was given out, wanted {last_id} or more"
             for entry_id, crc, jpeg in connection.execute("SELECT entry_id, crc, jpeg FROM crops ORDER BY entry_id"):
                 if not _is_sound_crop(crc, jpeg):
                     yield f"the crop of entry {entry_id} fails its checksum"

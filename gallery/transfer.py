@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from gallery.checks import check_entry, check_space
+from gallery.checks import check_dim, check_entry, check_space
 from gallery.database import Space
 from gallery.entry import Enrolled
 from gallery.errors import DimensionMismatch, DuplicateKey, GalleryError
-from gallery.files import Progress, aside, create, put, quiet, sync_folder
+from gallery.files import Progress, aside, create, put, quiet, refuse_inside, sync_folder
 from gallery.schema import KEYS
 from gallery.shards import ENDINGS, FORMAT, MANIFEST, Line, Shard, file_sha256, read_contents, read_shard, shard_path
 from gallery.store import Store, check_rows
@@ -53,8 +53,10 @@ def export_entries(
     """Writes every entry, checked against its checksum, into a folder that must be new; in bounded memory.
 
     Args: crops: whether the stored crops come along. progress: entries.
-    Raises: OutputExists, CorruptStore, StoreFull, StoreUnavailable: nothing stands at folder.
+    Raises: OutputExists, CorruptStore, StoreFull, StoreUnavailable, InvalidRequest for a folder in the gallery's own:
+        nothing stands at folder.
     """
+    refuse_inside(folder, store.database.folder)
     total, num_crops, after = store.num_entries(), 0, 0
     shards: list[Shard] = []
     with aside(folder, ".exporting") as draft:
@@ -86,6 +88,7 @@ def import_entries(folder: Path, gallery_folder: Path, *, progress: Progress = q
         GalleryLocked and all that opening a gallery raises.
     """
     contents = read_contents(folder)
+    check_dim(contents.dim)
     with closing(Store.open(gallery_folder, create=Space(contents.space_id, contents.dim))) as store:
         check_space(contents.space_id, store.space.space_id)
         if contents.dim != store.space.dim:

@@ -139,7 +139,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
     gallery.StoreUnavailable: (503, "store_unavailable"),
     gallery.CorruptArchive: (500, "corrupt_archive"),
     gallery.OutputExists: (409, "output_exists"),
-    gallery.GpuMissing: (503, "gpu_missing"),
+    gallery.GpuFailed: (503, "gpu_failed"),
     gallery.GalleryClosed: (503, "gallery_closed"),
 }
 

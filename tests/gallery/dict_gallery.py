@@ -46,12 +46,12 @@ class DictGallery:
     def enroll(self, batch):
         """[(entry_id, duplicate)]; raises DuplicateKey and changes nothing."""
         entries, last_id, made = dict(self.entries), self.last_id, []
-        for new in batch:
+        for entry_id, new in enumerate(batch, start=last_id + 1):  # a repetition leaves its id out
             standing = _standing(entries, new)
             if standing is None:
-                last_id += 1
-                entries[last_id] = new
-            made.append((last_id if standing is None else standing, standing is not None))
+                last_id = entry_id
+                entries[entry_id] = new
+            made.append((entry_id if standing is None else standing, standing is not None))
         self.entries, self.last_id = entries, last_id
         return made
 

@@ -17,7 +17,15 @@ import pytest
 
 from gallery import archive
 from gallery.entry import NewEntry
-from gallery.errors import CorruptArchive, GalleryMissing, NewerSchema, OutputExists, StoreUnavailable
+from gallery.errors import (
+    CorruptArchive,
+    CorruptStore,
+    GalleryMissing,
+    InvalidRequest,
+    NewerSchema,
+    OutputExists,
+    StoreUnavailable,
+)
 from gallery.local import LocalGallery
 from gallery.store import Store
 
@@ -132,6 +140,18 @@ def test_nothing_is_overwritten(store, taken, tmp_path):
     with pytest.raises(OutputExists):
         archive.restore(taken, tmp_path / "broken")
     assert taken.read_bytes() == before
+
+
+def test_a_damaged_gallery_is_not_taken(store, tmp_path):
+    store.database.connection.execute("UPDATE entries SET pid = 'eve' WHERE entry_id = 2")
+    with pytest.raises(CorruptStore, match="entry 2 fails its checksum; a snapshot would not restore"):
+        archive.snapshot(store, tmp_path / "one.tar")
+    assert not (tmp_path / "one.tar").exists()
+
+
+def test_a_snapshot_in_the_gallerys_own_folder_is_refused(store):
+    with pytest.raises(InvalidRequest, match="is in the gallery's own folder, wanted another place"):
+        archive.snapshot(store, store.database.folder / "monday.tar")
 
 
 def test_a_gallery_can_be_used_after_its_snapshot(made, new, tmp_path):

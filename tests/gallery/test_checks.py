@@ -28,6 +28,10 @@ def test_sound_entry_passes(new):
         ({"attributes": {1: 2}}, "string keys"),
         ({"attributes": {"x": (1, 2)}}, "no tuples"),
         ({"attributes": {True: 1}}, "string keys"),
+        ({"attributes": {"x": "\ud800"}}, "no JSON object"),
+        ({"attributes": {"x": 2**63}}, "an integer of 19 digits needs more than 64 bits"),
+        ({"attributes": {"x": [10**5000]}}, "no JSON object"),
+        ({"crop_jpeg": "text"}, "crop_jpeg of type str, wanted bytes"),
     ],
 )
 def test_entry_with_a_bad_field_is_refused(new, fields, message):

@@ -40,7 +40,7 @@ def run_all(disk, first, others):
     def run(call):
         try:
             outcomes[call] = commits.run(call)
-        except Exception as error:
+        except BaseException as error:
             outcomes[call] = error
 
     def start(call):
@@ -100,57 +100,77 @@ class Stop(BaseException):
     """Raised in a thread that waits, as Ctrl-C is in the main one."""
 
 
-class Interruptible:
+class Interrupted:
     """The lock that a call waits on; the wait is interrupted, once something has happened meanwhile."""
 
     def __init__(self, meanwhile):
         self.meanwhile = meanwhile
-        self.released = 0
 
     def acquire(self):
         self.meanwhile()
         raise Stop
 
     def release(self):
-        self.released += 1
+        raise RuntimeError("release unlocked lock")
 
 
-def interrupt(commits, call, meanwhile):
-    """Waits with a call as run() does when another leads, and is interrupted after `meanwhile`."""
-    pending = _Pending(call)
-    pending.woken = Interruptible(meanwhile)
-    commits._waiting.append(pending)
+def interrupt(commits, call, meanwhile, monkeypatch):
+    """Runs a call while another thread leads; its wait is interrupted after `meanwhile`."""
+
+    def pending(call):
+        monkeypatch.undo()  # of later calls the waiting is not interrupted
+        made = _Pending(call)
+        made.woken = Interrupted(meanwhile)
+        return made
+
+    commits._is_led = True
+    monkeypatch.setattr("gallery.commits._Pending", pending)
     with pytest.raises(Stop):
-        commits._wait(pending)
-    return pending
+        commits.run(call)
 
 
-def test_call_that_is_interrupted_while_it_waits_is_not_committed(disk):
+def lead(commits):
+    """What the leading thread does, with call 1."""
+    leader = _Pending(1)
+    leader.leads = True
+    commits._waiting.append(leader)
+    commits._lead(leader)
+    commits._leave(leader)
+
+
+def test_call_that_is_interrupted_while_it_waits_is_not_committed(disk, monkeypatch):
     commits = GroupCommit(disk.commit)
-    interrupt(commits, 7, lambda: None)
-    assert commits.run(1) == 2
-    assert disk.groups == [[1]]
+    interrupt(commits, 7, lambda: None, monkeypatch)
+    lead(commits)
+    assert (disk.groups, commits._is_led) == ([[1]], False)
 
 
-def test_interrupted_call_that_is_being_committed_stays_committed(disk):
+def test_interrupted_call_that_is_being_committed_stays_committed(disk, monkeypatch):
     commits = GroupCommit(disk.commit)
-    pending = interrupt(commits, 7, lambda: commits.run(1))  # another leads meanwhile, and takes both
-    assert (disk.groups, pending.outcome) == ([[7, 1]], 14)
+    interrupt(commits, 7, lambda: lead(commits), monkeypatch)
+    assert commits.run(2) == 4
+    assert disk.groups == [[7, 1], [2]]
 
 
-def test_call_that_is_interrupted_when_it_was_to_lead_lets_the_next_one_lead(disk):
+def test_call_that_is_interrupted_when_it_was_to_lead_lets_the_next_one_lead(disk, monkeypatch):
     outcomes = []
     commits = GroupCommit(disk.commit)
     follower = threading.Thread(target=lambda: outcomes.append(commits.run(2)), daemon=True)
 
-    def lead_and_leave():
-        commits._is_led = True
+    def chosen():
+        commits._waiting[0].leads = True
         follower.start()
         while len(commits._waiting) < 2:
             pass
-        commits._hand_over()
 
-    interrupt(commits, 7, lead_and_leave)
+    interrupt(commits, 7, chosen, monkeypatch)
     follower.join(PATIENCE_S)
     assert (outcomes, disk.groups) == ([4], [[2]])
     assert commits.run(1) == 2
+
+
+def test_interrupted_leader_leaves_nobody_waiting(disk):
+    disk.fails_with = Stop()
+    outcomes = run_all(disk, 1, [2, 3])
+    assert outcomes[1] is outcomes[2] is disk.fails_with
+    assert "interrupted, so it may or may not be kept" in str(outcomes[3])

@@ -67,6 +67,7 @@ def test_settings_make_commits_durable_and_deletions_thorough(folder):
 
 def test_gallery_half_made_is_made_again(folder):
     (folder / "gallery.sqlite").rename(folder / "gallery.sqlite.new")
+    (folder / "lock").unlink()
     (folder / "gallery.sqlite.new").write_bytes(b"half")
     database = Database.open(folder, create=SPACE)
     assert database.schema_version == FIRST_SCHEMA + len(MIGRATIONS)
@@ -75,7 +76,7 @@ def test_gallery_half_made_is_made_again(folder):
 
 def test_log_without_its_file_is_damage(folder):
     (folder / "gallery.sqlite").rename(folder / "gallery.sqlite-wal")
-    with pytest.raises(CorruptStore, match="restore the missing file"):
+    with pytest.raises(CorruptStore, match="put the file back"):
         Database.open(folder, create=SPACE)
     assert not (folder / "gallery.sqlite").exists()
 

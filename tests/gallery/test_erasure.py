@@ -132,3 +132,12 @@ def test_an_erasure_keeps_the_mode_of_the_file(gallery, enroll, new, tmp_path):
 
 def test_a_new_folder_is_its_owners_alone(gallery, tmp_path):
     assert (tmp_path / "gallery").stat().st_mode & 0o077 == 0
+
+
+def test_a_single_deleted_entry_leaves_the_log_too(gallery, enroll, new, tmp_path):
+    kept, gone = new("ann", crop_jpeg=b"kept" * 20), new("ann", crop_jpeg=b"gone" * 20)
+    _, entry_id = enroll(kept, gone)
+    gallery.delete_entry(entry_id)
+    content = folder_bytes(tmp_path / "gallery")
+    assert gone.crop_jpeg not in content and gone.embedding.astype("<f2").tobytes() not in content
+    assert kept.crop_jpeg in content and gallery.faults() == []

@@ -55,8 +55,8 @@ def test_full_disk_is_named_and_loses_nothing(tmp_path):
     if shutil.which("unshare") is None or subprocess.run([*mount, "true"], capture_output=True).returncode:
         pytest.skip("this user may mount nothing, so there is no disk to fill")
     figures = run_faults("disk", str(tmp_path), "--few", before=mount)
-    assert failures(figures.pop("open")) == 0
-    assert len(figures) == 15
+    assert failures(figures.pop("open")) == failures(figures.pop("open killed")) == 0  # what is left undone can wait
+    assert len(figures) == 14
     assert all(set(counts) <= {"done", "StoreFull"} and failures(counts) > 0 for counts in figures.values())
 
 

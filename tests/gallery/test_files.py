@@ -20,13 +20,23 @@ def test_what_was_put_stays_and_the_rest_goes(tmp_path):
 
 def test_what_a_dead_process_left_goes_and_what_a_live_one_makes_stays(tmp_path):
     (tmp_path / "left.making").mkdir()
+    (tmp_path / "left.making" / ".unfinished").touch()
     with aside(tmp_path / "one", ".making") as one, aside(tmp_path / "two", ".making") as two:
         assert names(tmp_path) == ["one.making", "two.making"]
         assert one.stat().st_mode & 0o077 == two.stat().st_mode & 0o077 == 0
 
 
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
+    (tmp_path / "theirs.making").mkdir()
+    (tmp_path / "theirs.making" / "thesis.txt").write_text("years of work")
+    with aside(tmp_path / "one", ".making"):
+        pass
+    assert names(tmp_path) == ["theirs.making"]
+
+
 def test_files_and_links_of_the_same_suffix_are_not_touched(tmp_path):
     (tmp_path / "target").mkdir()
+    (tmp_path / "target" / ".unfinished").touch()
     (tmp_path / "link.making").symlink_to(tmp_path / "target")
     (tmp_path / "file.making").write_text("")
     with aside(tmp_path / "one", ".making"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gallery import gpu
-from gallery.errors import GpuMissing
+from gallery.errors import GpuFailed
 from gallery.gpu import MOST, GpuPass
 from gallery.index import LEAST, Index
 
@@ -108,14 +108,14 @@ def test_a_row_that_differs_on_the_device_is_found(device, rows):
 def test_without_a_faiss_for_gpus_the_way_out_is_named():
     if hasattr(faiss, "GpuIndexFlatIP"):
         pytest.skip("this FAISS is built for GPUs")
-    with pytest.raises(GpuMissing, match=r"got index gpu and a FAISS built for CPUs alone; install the extra \[gpu\]"):
+    with pytest.raises(GpuFailed, match=r"got index gpu and a FAISS built for CPUs alone; install the extra \[gpu\]"):
         GpuPass(DIM)
 
 
 def test_without_a_device_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(faiss, "GpuIndexFlatIP", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
-    with pytest.raises(GpuMissing, match="got index gpu and no GPU"):
+    with pytest.raises(GpuFailed, match="got index gpu and no GPU"):
         GpuPass(DIM)
 
 
@@ -128,3 +128,14 @@ def test_a_device_holds_half_precision(monkeypatch):
     assert gpu.device_index(DIM) == "index"
     ((resources, dim, config),) = made
     assert (resources, dim, config.useFloat16) == ("resources", DIM, True)
+
+
+def test_what_the_device_reports_is_a_named_error(device, rows):
+    def fail(queries, count):
+        raise RuntimeError("Error in void faiss::gpu::...:\nCUDA error 2 out of memory")
+
+    index = Index(DIM, "gpu")
+    index.add(rows)
+    device.search = fail
+    with pytest.raises(GpuFailed, match=r"the GPU failed \(.* out of memory\); restart"):
+        next(index.closest(rows[0].astype(np.float32), 1))

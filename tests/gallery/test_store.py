@@ -1,6 +1,8 @@
 import runpy
 import shutil
 import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,12 +10,12 @@ import numpy as np
 import pytest
 
 from gallery.changes import Enrolment
-from gallery.database import Space
+from gallery.database import Database, Space
 from gallery.entry import Enrolled, Remember
-from gallery.errors import AnswerErased, DuplicateKey
+from gallery.errors import AnswerErased, CorruptStore, DuplicateKey, StoreFull
 from gallery.local import LocalGallery
 from gallery.schema import row_crc
-from gallery.store import Store, row_fault
+from gallery.store import UNFINISHED_ERASURE, Store, row_fault
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MAKE_GOLDEN = Path(__file__).with_name("make_golden.py")
@@ -67,6 +69,58 @@ def test_calls_of_one_entry_that_come_together_each_have_their_own_outcome(store
     ]
     assert isinstance(outcomes[1], DuplicateKey)
     assert (rows.entry_ids, rows.pids, list(store.faults())) == ([2, 4, 6], ["bob", "dan", "eve"], [])
+
+
+def test_what_comes_after_a_repetition_does_not_make_it_a_conflict(store, new):
+    store.insert([new("ann", content_hash=HASH)], now=NOON, remember=None)
+    repeated, later = new("ann", content_hash=HASH, client_key="k"), new("bob", client_key="k")
+    enrolled, _ = store.insert([repeated, later], now=NOON, remember=None)
+    assert enrolled == [Enrolled(1, "ann", duplicate=True), Enrolled(3, "bob", duplicate=False)]
+
+
+def test_entry_that_cannot_be_written_fails_alone_among_calls_that_come_together(store, new):
+    bad = replace(new("bob"), attributes={"set": {1, 2}})  # which LocalGallery would have refused
+    calls = [Enrolment([entry], None) for entry in (new("ann"), bad, new("cyd", crop_jpeg=b"jpeg"))]
+    outcomes, rows = store.insert_all(calls, now=NOON)
+    assert isinstance(outcomes[1], TypeError)
+    assert [outcomes[0], outcomes[2]] == [[Enrolled(1, "ann", duplicate=False)], [Enrolled(2, "cyd", duplicate=False)]]
+    assert (rows.entry_ids, store.crop(2), list(store.faults())) == ([1, 2], b"jpeg", [])
+
+
+def test_ids_go_on_beyond_what_stands_though_the_file_remembers_less(store, new):
+    store.insert([new("ann"), new("bob")], now=NOON, remember=None)
+    store.database.connection.execute("UPDATE sqlite_sequence SET seq = 1")
+    assert list(store.faults()) == ["the file remembers 1 as the last entry_id that was given out, wanted 2 or more"]
+    enrolled, _ = store.insert([new("cyd")], now=NOON, remember=None)
+    assert (enrolled, store.num_entries()) == ([Enrolled(3, "cyd", duplicate=False)], 3)
+
+
+def test_damaged_index_on_answers_is_found(store, new):
+    store.insert([new("ann")], now=NOON, remember=Remember("key", "print", lambda enrolled: b"answer"))
+    connection = store.database.connection
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute(
+        "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'entries_camera') "
+        "WHERE name = 'answer_entries_identity'"
+    )
+    connection.execute("PRAGMA writable_schema = RESET")
+    with pytest.raises(CorruptStore, match="are damaged"):
+        store.check_entries()
+
+
+def test_full_disk_keeps_no_gallery_with_an_unfinished_erasure_from_opening(new, tmp_path, monkeypatch):
+    def full(database):
+        raise StoreFull("no room")
+
+    with closing(Store.open(tmp_path / "store", create=Space("space-1", 8))) as store:
+        store.insert([new("ann"), new("bob")], now=NOON, remember=None)
+        store.delete_identity("ann")
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "compact", full)
+        with closing(Store.open(tmp_path / "store")) as store:
+            assert list(store.faults()) == [UNFINISHED_ERASURE]
+    with closing(Store.open(tmp_path / "store")) as store:
+        assert list(store.faults()) == []
 
 
 def test_call_of_more_rows_than_a_statement_takes_is_enrolled_whole(store, new):
