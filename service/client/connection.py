@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -34,19 +33,28 @@ class Connection:
     timeout_s: float
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        try:
+            address = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"url: got {self.url!r} ({error}), wanted one like {DEFAULT_URL}") from error
+        if address.scheme not in ("http", "https") or not address.host:
             raise ValueError(f"url: got {self.url!r}, wanted one like {DEFAULT_URL}")
-        if self.key is not None and not (self.key and self.key.isascii() and self.key.isprintable() and " " not in self.key):
-            raise ValueError("key: got an empty one or one with blanks or other than ASCII, wanted one of REID_API_KEYS")
+        if self.key is not None:
+            check_header("key", self.key, "one of REID_API_KEYS")
 
     def options(self) -> dict[str, Any]:
         """Give httpx's clients what both take."""
         headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
         timeout = httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_S))
         # Certificates take 0.1 s to read, and http has no use of them: redirects, to https or elsewhere, are not followed.
-        verify = urlsplit(self.url).scheme == "https"
+        verify = httpx.URL(self.url).scheme == "https"
         return {"base_url": self.url, "headers": headers, "timeout": timeout, "verify": verify, "follow_redirects": False}
+
+
+def check_header(name: str, text: str, wanted: str) -> None:
+    """Refuse what no header can carry, without showing it."""
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{name}: got an empty one or one with blanks or other than ASCII, wanted {wanted}")
 
 
 def request_of(http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
@@ -91,6 +99,7 @@ def job_of_enroll(
     if (crops is None) == (embeddings is None):
         raise ValueError("got both or neither of crops and embeddings, wanted one of them")
     key = uuid.uuid4().hex if key is None else key
+    check_header("idempotency_key", key, "a name of this enrolment in printable ASCII")
     if crops is not None:
         if labels.get("client_key") is not None:
             raise ValueError("got client_keys with crops, wanted them with embeddings: crops are known by their bytes")

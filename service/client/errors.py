@@ -151,6 +151,8 @@ def transport_errors(url: str, timeout_s: float) -> Iterator[None]:
         raise TimedOut(message, code="timed_out") from error
     except httpx.RequestError as error:
         raise unreachable(url, error) from error
+    except httpx.InvalidURL as error:
+        raise Rejected(f"got parameters that no URL holds ({error}), wanted shorter ones", code="invalid_request") from error
 
 
 def unreachable(url: str, error: Exception) -> Unreachable:

@@ -190,7 +190,7 @@ def test_the_key_is_sent_and_never_shown():
     assert "secret" not in repr(vars(client))
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "http://", "/gallery", ""])
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "/gallery", "", "http://host:port", "http://[::1"])
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(ValueError, match="url: got .*, wanted one like http://"):
         Client(url)
@@ -201,6 +201,16 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(key):
     with pytest.raises(ValueError, match="wanted one of REID_API_KEYS") as caught:
         Client(URL, key)
     assert "12" not in str(caught.value)
+
+
+def test_an_idempotency_key_that_no_header_can_carry_is_refused():
+    with pytest.raises(ValueError, match="idempotency_key: got"):
+        Script().client().enroll(b"1", pid="anna", idempotency_key="a\nb")
+
+
+def test_parameters_that_no_url_holds_are_refused():
+    with pytest.raises(Rejected, match="got parameters that no URL holds"):
+        Script().client().search(entry_id=1, attributes={"note": "x" * 100_000})
 
 
 def test_a_path_before_the_services_own_is_kept():
