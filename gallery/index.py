@@ -64,6 +64,12 @@ class Index:
             self._first_pass = FirstPass(self._dim)
             self._first_pass.add(self.rows())
 
+    def reserve(self, num: int) -> None:
+        """Takes memory for `num` rows at once; growing step by step copies every row again, and holds more meanwhile."""
+        size = len(self) * 2 * self._dim
+        self._rows.codes.resize(max(size, num * 2 * self._dim))
+        self._rows.codes.resize(size)
+
     def remove(self, positions: Ids) -> None:
         """Removes rows; the rest close up in order."""
         selector = _selector(positions, len(self))

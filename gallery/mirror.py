@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from gallery.changes import Moved
@@ -96,10 +97,18 @@ class Mirror:
             self._memory = self._load(quiet)
 
     def _load(self, progress: Progress) -> Memory:
-        """Builds memory from the store, in bounded batches; progress counts entries."""
+        """Builds memory from the store, in bounded batches, the next one being read meanwhile; progress counts entries."""
         memory = self._make_memory(self._store.space.dim)
-        total = self._store.num_entries()
-        for rows in self._store.rows():
-            memory.add(rows)
-            progress(len(memory), total)
+        total, done = self._store.num_entries(), 0
+        memory.index.reserve(total)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as worker:
+            adding: Future[None] | None = None
+            for rows in self._store.rows():
+                if adding is not None:
+                    adding.result()
+                adding = worker.submit(memory.add, rows)
+                done += len(rows.entry_ids)
+                progress(done, total)
+            if adding is not None:
+                adding.result()
         return memory

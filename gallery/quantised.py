@@ -63,8 +63,8 @@ class FirstPass:
     def _rotated(self, rows: Halves | Floats) -> Floats:
         """Rows [n, D] turned, float32 [n, D]: every dimension becomes a mixture of all, so that signs err like noise."""
         left, right = self._rotations
-        mixed = left @ rows.astype(np.float32).reshape(-1, len(left), len(right)) @ right
-        rotated: Floats = np.asarray(mixed, np.float32).reshape(rows.shape)
+        mixed = rows.astype(np.float32).reshape(-1, len(right)) @ right  # one large product first, then many small ones
+        rotated: Floats = (left @ mixed.reshape(-1, len(left), len(right))).reshape(rows.shape)
         return rotated
 
     def _coded(self, rows: Halves | Floats) -> Bytes:

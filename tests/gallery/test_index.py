@@ -145,3 +145,11 @@ def test_a_forced_choice_holds_at_every_size():
         assert index.kind == choice
         index.add(np.ones((AUTO_FROM, 2), np.float16))
         assert index.kind == choice
+
+
+def test_reserved_room_changes_nothing(rows):
+    index = Index(DIM, "exact")
+    for num in (0, 2 * NUM, 3):
+        index.reserve(num)
+        index.add(rows[:100])
+    assert np.array_equal(index.rows(), np.tile(rows[:100], (3, 1)))
