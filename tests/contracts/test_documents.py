@@ -57,7 +57,7 @@ def programs() -> dict[tuple[str, ...], set[str]]:
     """Every documented program, with its command where it has several, and the flags that documents give it."""
     found: dict[tuple[str, ...], set[str]] = {}
     for module, *words in module_commands():
-        program = (module, *words[:1]) if module == "gallery" else (module,)
+        program = (module, *words[:1]) if module in ("gallery", "service.client") else (module,)
         found.setdefault(program, set()).update(word for word in words if word.startswith("--"))
     return found
 
