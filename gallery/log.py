@@ -36,8 +36,8 @@ def check_log(path: Path) -> None:
     """Raises CorruptStore for a log from which SQLite would drop transactions that were durably committed.
 
     Commits are synced one by one, so one that a later frame follows from was acknowledged; when SQLite would not reach
-    it, the log is damaged. Damage to the last transaction alone, or a log cut short, is what a crash leaves as well, and
-    passes.
+    it, the log is damaged. Damage to the last transaction, to the end of the last but one, from which it is reckoned, or
+    a log cut short, is what a crash may leave as well, and passes.
     """
     if not path.exists():
         return
