@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from gallery import answers
 from gallery.entry import Enrolled, NewEntry, Remember
 from gallery.errors import CorruptStore, DuplicateKey, IdentityExists, no_entry, no_identity
@@ -84,9 +86,10 @@ def insert(
 
     The entries are valid: LocalGallery has checked them. The n-th one's id is next_id + n; that of a repetition is left out.
     """
+    embeddings = np.array([new.embedding for new in entries]).astype("<f2")  # all at once, as below: see _insert_rows
     rows = [
-        Fresh(_keys(next_id + place, new, enrolled_us), new.embedding.astype("<f2").tobytes())
-        for place, new in enumerate(entries)
+        Fresh(_keys(next_id + place, new, enrolled_us), embedding.tobytes())
+        for place, (new, embedding) in enumerate(zip(entries, embeddings, strict=True))
     ]
     inserted = {entry_id for part in _parts(rows, ROWS_AT_ONCE) for entry_id in _insert_rows(connection, part)}
     outcomes: list[Enrolled | DuplicateKey] = []
