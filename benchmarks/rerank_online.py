@@ -1,12 +1,12 @@
 """What does re-ranking add to a search, and what does it cost in mAP that only the shortlist is looked at?
 
     OMP_NUM_THREADS=1 python -m benchmarks.rerank_online --entries 100000                 # milliseconds, drawn embeddings
-    python -m benchmarks.rerank_online --features market.npz --every 6 --cached           # mAP, features as for benchmarks.rerank
+    python -m benchmarks.rerank_online --entries 0 --features market.npz --every 12       # mAP, features as for benchmarks.rerank
 
 Searches take turns with and without re-ranking, on one gallery. mAP ranks the whole gallery, entries behind the shortlist by
-their cosines; `whole set` is the protocol with all queries and the gallery together. `cached` is what one would have with the
-exact neighbour lists of every entry over the whole gallery, kept and maintained: the definition for a single query and all
-entries, of which the shortlist is re-ranked. It is slow here, where only its figures are wanted.
+their cosines; `whole set` is the protocol with all queries and the gallery together. `cached` re-ranks the same shortlists as
+one would with exact neighbour lists over the whole gallery, kept and maintained: its lists are those of the gallery and the
+picked queries, so few of these that they hardly vote.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from benchmarks.rerank import Features, read
 from benchmarks.scans import People
 from gallery import rerank
 from gallery.local import LocalGallery
-from gallery.neighbours import Neighbours, find_neighbours, sq_dist
 from gallery.online import Rerank, overlaps
+from gallery.rerank import Neighbourhoods
 from training import metrics
 
 K = 10
 SIZES = (100, 200, 500)  # of the shortlist
 CHUNK = 64  # queries scored at a time
-Overlaps = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # query, its cosines [G], its shortlist [S] -> [S]
+Overlaps = Callable[[int, np.ndarray], np.ndarray]  # number of a query, its shortlist [S] -> [S]
 
 
 def latencies(entries: int, dim: int, *, rounds: int, calls: int) -> dict[str, dict[str, float]]:
@@ -60,16 +60,17 @@ def latencies(entries: int, dim: int, *, rounds: int, calls: int) -> dict[str, d
     return table
 
 
-def accuracies(features: Features, *, every: int, with_cached: bool) -> Iterator[tuple[str, float, float]]:
+def accuracies(features: Features, *, every: int) -> Iterator[tuple[str, float, float]]:
     """Name, rank-1 and mAP of every way to rank, for one query of `every`."""
     picked = np.arange(0, len(features.query), every)
     prepared = rerank.prepare(features.query, features.gallery)
     yield "cosine", *scored(features, picked, lambda number, cosines: 1 - cosines)
     yield "whole set", *scored(features, picked, lambda number, cosines: rerank.distances(prepared, slice(number, number + 1))[0])
-    ways: dict[str, Overlaps] = {"shortlist": lambda number, cosines, listed: shortlist_overlaps(features, number, listed)}
-    if with_cached:
-        lists = find_neighbours(features.gallery[:1], features.gallery[1:], k=Rerank.k1 + 1)
-        ways["cached"] = lambda number, cosines, listed: cached_overlaps(features, lists, number, cosines, listed)
+    listed_all = rerank.prepare(features.query[picked], features.gallery, blend=0)
+    ways: dict[str, Overlaps] = {
+        "shortlist": lambda number, listed: shortlist_overlaps(features, number, listed),
+        "cached": lambda number, listed: cached_overlaps(listed_all, number // every, listed),
+    }
     for size in SIZES:
         for name, way in ways.items():
             yield f"{name} {size}", *scored(features, picked, lambda *one, way=way, size=size: online_distances(*one, way, size))
@@ -92,7 +93,7 @@ def online_distances(number: int, cosines: np.ndarray, way: Overlaps, size: int)
     """Re-ranked distances [G] of one query: gallery.online's, entries one by one."""
     listed = np.argsort(-cosines, kind="stable")[:size]
     jaccard = np.ones(len(cosines))
-    jaccard[listed] -= way(number, cosines, listed)
+    jaccard[listed] -= way(number, listed)
     return Rerank.blend * (1 - cosines) / (1 - cosines[listed[-1]]) + (1 - Rerank.blend) * jaccard
 
 
@@ -101,53 +102,9 @@ def shortlist_overlaps(features: Features, number: int, listed: np.ndarray) -> n
     return overlaps(np.concatenate([features.query[number][np.newaxis], features.gallery[listed]]), k1=Rerank.k1, k2=Rerank.k2)
 
 
-def cached_overlaps(features: Features, known: Neighbours, number: int, cosines: np.ndarray, listed: np.ndarray) -> np.ndarray:
-    """Neighbourhoods over the whole gallery and the query, from lists of all entries into which the query is sorted."""
-    query, half = len(cosines), rerank.half_length(Rerank.k1)  # the query's place is behind the gallery
-
-    def lists(places: np.ndarray) -> np.ndarray:
-        return lists_with_query(known, cosines, places)
-
-    closest = lists(np.concatenate([[query], listed]))[:, : Rerank.k2]
-    averaged = np.unique(closest)
-    near = np.union1d(averaged, lists(averaged))
-    universe = np.union1d(near, lists(near)[:, :half])
-    place = np.full(query + 1, -1)
-    place[universe] = np.arange(len(universe))
-    own = place[lists(universe)]
-    core, halves = mutual(own)[place[averaged]], mutual(own[:, :half])
-    joins = core * (3 * (core @ halves.T) > 2 * halves.sum(axis=1))
-    members = core + joins @ halves > 0
-    rows = np.concatenate([features.gallery[universe[universe < query]], features.query[number][np.newaxis]])
-    distances = sq_dist(rows[place[averaged]] @ rows[: len(universe)].T)
-    distances[np.arange(len(averaged)), place[averaged]] = 0
-    to_query = sq_dist(np.append(cosines, np.float32(1)))
-    farthest = np.maximum(np.append(known.farthest, to_query.max()), to_query)[averaged]
-    weights = np.exp(-distances / farthest[:, np.newaxis]) * members
-    weights /= weights.sum(axis=1, keepdims=True)
-    weights = weights[np.searchsorted(averaged, closest)].mean(axis=1)
-    shared = np.minimum(weights[0], weights[1:]).sum(axis=1)
-    return shared / (2 - shared)
-
-
-def lists_with_query(known: Neighbours, cosines: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The neighbour lists of these places with the query, whose place is the last, among them: int64 [n, k1 + 1]."""
-    length, query = known.index.shape[1], len(cosines)
-    entries = np.minimum(places, query - 1)
-    before = (known.cosine[entries] > cosines[entries][:, np.newaxis]).sum(axis=1)[:, np.newaxis]  # it goes before its equals
-    found = known.index[entries].astype(np.int64)
-    later = np.concatenate([found[:, :1], found[:, :-1]], axis=1)
-    column = np.arange(length)
-    found = np.where(column < before, found, np.where(column == before, query, later))
-    found[places == query] = [query, *np.argsort(-cosines, kind="stable")[: length - 1]]
-    return found
-
-
-def mutual(lists: np.ndarray) -> np.ndarray:
-    """1 where two places are in the lists of each other: float32 [n, n]; -1 in a list stands for a place outside."""
-    listed = np.zeros((len(lists), len(lists) + 1), np.float32)
-    np.put_along_axis(listed, lists, 1, axis=1)
-    return listed[:, :-1] * listed[:, :-1].T
+def cached_overlaps(prepared: Neighbourhoods, place: int, listed: np.ndarray) -> np.ndarray:
+    """Neighbourhoods over the whole gallery and the picked queries, prepared with a blend of 0."""
+    return 1 - rerank.distances(prepared, slice(place, place + 1))[0][listed]
 
 
 def main() -> None:
@@ -157,8 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--calls", type=int, default=10, help="searches of a kind in a round")
     parser.add_argument("--features", type=Path, help="npz as for benchmarks.rerank; measures mAP")
-    parser.add_argument("--every", type=int, default=1, help="one query of so many")
-    parser.add_argument("--cached", action="store_true", help="the cached lists too")
+    parser.add_argument("--every", type=int, default=12, help="one query of so many")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     report: dict[str, Any] = {}
@@ -171,7 +127,7 @@ def main() -> None:
     if args.features:
         report["accuracies"] = {}
         print("                    rank-1      mAP")
-        for name, rank1, mean_ap in accuracies(read(args.features), every=args.every, with_cached=args.cached):
+        for name, rank1, mean_ap in accuracies(read(args.features), every=args.every):
             report["accuracies"][name] = {"rank1": rank1, "mAP": mean_ap}
             print(f"{name:20}{100 * rank1:6.2f}{100 * mean_ap:9.3f}", flush=True)
     if args.json:
