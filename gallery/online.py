@@ -5,8 +5,8 @@ the highest cosines that the filter admits. How we differ from the whole-set pro
 are looked for in the shortlist, so entries at its edge lack some of theirs; k1 and k2 shrink to what there is; and an entry's
 farthest crop, which scales its distances, is the farthest of the shortlist.
 
-What that costs, mAP / rank-1 on Market-1501 with the bundled model: cosine 36.3 / 59.8, the whole set 52.8 / 67.6, shortlists of
-100 46.8 / 65.5, 200 49.6 / 67.6, 500 51.7 / 69.4. With exact neighbour lists over the whole gallery the same shortlists would give
+What that costs, mAP / rank-1 on Market-1501 with the bundled model: cosine 36.3 / 59.8, the whole set 52.8 / 67.6, shortlists
+of 100 46.8 / 65.5, 200 49.6 / 67.6, 500 51.7 / 69.4. With exact neighbour lists over the whole gallery the same ones would give
 49.1 / 67.3, 51.1 / 67.6 and 52.3 / 67.6: lists that each take a search to make, and change with every entry that comes or goes,
 for less than a longer shortlist gives (benchmarks.rerank_online).
 """
