@@ -3,13 +3,17 @@
 import hashlib
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from service.errors import ForbiddenOrigin, MissingKey, ReadOnlyKey, SettingRefused
 from service.settings import Settings
+
+SANE_KEY = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Access:
 
         Args:
             authorization: the Authorization header.
-            writes: whether the call changes the gallery.
+            writes: whether the call changes the gallery, or hands out a copy of all of it.
 
         Raises:
             MissingKey: no key, or an unknown one. ReadOnlyKey: a read-only key on a write.
@@ -40,7 +44,7 @@ class Access:
         if not may_write and not may_read:
             raise MissingKey("got an unknown API key, wanted one of REID_API_KEYS or REID_READ_ONLY_KEYS")
         if writes and not may_write:
-            raise ReadOnlyKey("got a read-only key, wanted one of REID_API_KEYS for a call that changes the gallery")
+            raise ReadOnlyKey("got a read-only key, wanted one of REID_API_KEYS to change the gallery or to copy it whole")
 
     def check_origin(self, *, origin: str | None, host: str | None, is_change: bool) -> None:
         """Refuse what a page of another site makes a browser send; with keys there is no need, as no page knows one.
@@ -84,18 +88,47 @@ def is_among(got: bytes, known: tuple[bytes, ...]) -> bool:
     return sum(hmac.compare_digest(got, one) for one in known) > 0
 
 
-def split_keys(keys: SecretStr) -> tuple[str, ...]:
-    """Split a comma-separated setting."""
-    return tuple(key.strip() for key in keys.get_secret_value().split(",") if key.strip())
+def given_keys(keys: SecretStr, file: Path | None, *, setting: str) -> tuple[str, ...]:
+    """Gather the keys of a comma-separated setting and of its file.
+
+    Raises:
+        SettingRefused: a file that cannot be read or holds no key, or a key that no header can carry; none is ever shown.
+    """
+    found = split_keys(keys.get_secret_value())
+    if file is not None:
+        in_file = split_keys(
+            ",".join(line for line in read_keys(file, setting).splitlines() if not line.lstrip().startswith("#"))
+        )
+        if not in_file:
+            raise SettingRefused(f"{setting}_FILE: got {file}, which holds no key, wanted one a line")
+        found += in_file
+    if not all(SANE_KEY.fullmatch(key) for key in found):
+        raise SettingRefused(f"{setting}: got a key that no header can carry, wanted printable ASCII without spaces")
+    return found
+
+
+def split_keys(text: str) -> tuple[str, ...]:
+    """Split at commas, dropping what is empty."""
+    return tuple(key.strip() for key in text.split(",") if key.strip())
+
+
+def read_keys(file: Path, setting: str) -> str:
+    """Read a file of keys, like a secret that Docker mounts."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+        raise SettingRefused(f"{setting}_FILE: got {file}, {reason}, wanted a readable file of keys, one a line") from None
 
 
 def read_access(settings: Settings) -> Access:
     """Take the keys from the settings, and refuse to be open to the network.
 
     Raises:
-        SettingRefused: a key that both may and may not write, or no key beyond loopback.
+        SettingRefused: a key that both may and may not write, no key beyond loopback, or a file of keys that holds none.
     """
-    full, read_only = split_keys(settings.api_keys), split_keys(settings.read_only_keys)
+    full = given_keys(settings.api_keys, settings.api_keys_file, setting="REID_API_KEYS")
+    read_only = given_keys(settings.read_only_keys, settings.read_only_keys_file, setting="REID_READ_ONLY_KEYS")
     if set(full) & set(read_only):
         raise SettingRefused("REID_READ_ONLY_KEYS: got a key that is also in REID_API_KEYS; take it out of one of them")
     if not full and not read_only and not settings.allow_anonymous and not is_loopback(settings.host):

@@ -11,13 +11,22 @@ from service.answers import install_error_handlers
 from service.embedder import Embeds
 from service.middleware import RequestTrail
 from service.parts import assemble, open_embedder, open_gallery
-from service.routes import console, embed, enroll, entries, identities, search, status
+from service.routes import console, embed, enroll, entries, identities, search, snapshots, status
 from service.routes.common import SAME_ORIGIN
+from service.routes.documents import ABOUT, TAGS
 from service.settings import Settings
 from service.telemetry import Telemetry
 
-DESCRIPTION = "Person re-identification: crops in, embeddings out, identities enrolled, ranked matches back."
-ROUTERS = (embed.router, search.router, enroll.router, entries.router, identities.router, status.router, console.router)
+ROUTERS = (
+    embed.router,
+    search.router,
+    enroll.router,
+    entries.router,
+    identities.router,
+    snapshots.router,
+    status.router,
+    console.router,
+)
 
 
 def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: LocalGallery | None = None) -> FastAPI:
@@ -44,7 +53,16 @@ def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: Loca
             parts.gallery_threads.shutdown()
             opened.close()
 
-    app = FastAPI(title="bnneck-reid", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="bnneck-reid",
+        version="0.1.0",
+        description=ABOUT,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=TAGS,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
     app.add_middleware(RequestTrail, telemetry=telemetry)
     install_error_handlers(app)
     for router in ROUTERS:

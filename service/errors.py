@@ -11,6 +11,9 @@ ServiceError
   ReadOnlyKey            403   a read-only key on a write
   ForbiddenOrigin        403   a page of another site, or a name that is not this machine's, where no keys are set
   CropNotKept            404   the entry stands, its picture was not kept
+  SnapshotNotFound       404   no snapshot of that name
+  SnapshotUnderWay       409   one is made at a time
+  RangeNotSatisfiable    416   a part of a file that it does not have
   Overloaded             503   the queue is full; carries the seconds after which to try again
   ModelNotReady          503   the last forward pass failed, or none has ended for too long
   DeadlineExceeded       504   the request took longer than it may
@@ -70,6 +73,18 @@ class CropNotKept(ServiceError):
     """The entry stands, but its picture was not kept."""
 
 
+class SnapshotNotFound(ServiceError):
+    """No snapshot has that name."""
+
+
+class SnapshotUnderWay(ServiceError):
+    """Another snapshot is being made."""
+
+
+class RangeNotSatisfiable(ServiceError):
+    """A part of a file was asked for that it does not have."""
+
+
 class Overloaded(ServiceError):
     """The queue is full; `retry_after_s` estimates when it will not be."""
 
@@ -118,6 +133,9 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
     ReadOnlyKey: (403, "read_only_key"),
     ForbiddenOrigin: (403, "forbidden_origin"),
     CropNotKept: (404, "crop_not_kept"),
+    SnapshotNotFound: (404, "snapshot_not_found"),
+    SnapshotUnderWay: (409, "snapshot_under_way"),
+    RangeNotSatisfiable: (416, "range_not_satisfiable"),
     Overloaded: (503, "overloaded"),
     ModelNotReady: (503, "model_not_ready"),
     DeadlineExceeded: (504, "deadline_exceeded"),

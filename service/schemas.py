@@ -308,6 +308,13 @@ class ReceiptAnswer(BaseModel):
     answers: int
 
 
+class DeletedAnswer(BaseModel):
+    """The entry that is gone."""
+
+    entry_id: int
+    deleted: Literal[True]
+
+
 class StatsAnswer(BaseModel):
     """The gallery in numbers."""
 
@@ -319,6 +326,60 @@ class StatsAnswer(BaseModel):
     space_id: str
     schema_version: int
     dim: int
+
+
+class SnapshotOut(BaseModel):
+    """One snapshot file."""
+
+    name: str
+    size: int
+    sha256: str
+    entries: int
+    created_at: datetime
+
+
+class SnapshotsAnswer(BaseModel):
+    """Every snapshot, newest first."""
+
+    snapshots: list[SnapshotOut]
+
+
+class Runtime(BaseModel):
+    """What runs the model."""
+
+    name: str
+    version: str
+    provider: str
+
+
+class ModelAnswer(BaseModel):
+    """The model in use: what its manifest says, and what runs it; fields that a manifest lacks are missing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model_id: str
+    space_id: str
+    dim: int
+    runtime: Runtime
+    architecture: str | None = None
+    input: dict[str, Any] | None = None
+    preprocessing: dict[str, Any] | None = None
+    precision: str | None = None
+    thresholds: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+
+
+class LiveAnswer(BaseModel):
+    """The process answers."""
+
+    alive: Literal[True]
+
+
+class ReadyAnswer(BaseModel):
+    """What every part says of itself."""
+
+    ready: Literal[True]
+    parts: dict[str, str]
 
 
 def parse_labels(content: object, model: type[Labels] = Labels) -> Labels:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from gallery.index import IndexChoice
@@ -26,12 +26,21 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     model: Path = Field(default=BUNDLED_MODEL, description="Artefact folder holding model.onnx and manifest.json.")
     gallery: Path = Field(default=Path("var/gallery"), description="Gallery folder; made when it is not there.")
+    snapshots: Path = Field(
+        default=Path("var/snapshots"),
+        validate_default=True,
+        description="Folder of the snapshots that POST /gallery/snapshots makes; never in the gallery's.",
+    )
     index: IndexChoice = Field(
         default="auto",
         description="How the gallery is searched: exact, quantised (a first pass over one-bit codes), gpu, or auto, by size.",
     )
     api_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may read and write.")
     read_only_keys: SecretStr = Field(default=SecretStr(""), description="Comma-separated keys that may only read.")
+    api_keys_file: Path | None = Field(default=None, description="File of more such keys, one a line; # begins a remark.")
+    read_only_keys_file: Path | None = Field(default=None, description="File of more keys that may only read.")
+    tls_cert: Path | None = Field(default=None, description="Certificate chain in PEM form; with REID_TLS_KEY, HTTPS is served.")
+    tls_key: Path | None = Field(default=None, validate_default=True, description="Private key of REID_TLS_CERT in PEM form.")
     allow_anonymous: bool = Field(default=False, description="Allow listening beyond loopback without keys.")
     max_body_mb: float = Field(default=32.0, gt=0, description="Largest request body, in megabytes of 1,000,000 bytes.")
     max_crops: int = Field(default=256, ge=1, description="Most crops in one request.")
@@ -49,6 +58,23 @@ class Settings(BaseSettings):
     keep_crops: bool = Field(default=True, description="Keep a small JPEG of every enrolled crop, for people to look at.")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on standard error.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
+
+    @field_validator("snapshots")
+    @classmethod
+    def check_snapshots(cls, snapshots: Path, info: ValidationInfo) -> Path:
+        """Refuse a folder in the gallery's own, where an erasure would not reach what it holds."""
+        gallery = info.data.get("gallery")
+        if gallery is not None and snapshots.resolve().is_relative_to(gallery.resolve()):
+            raise ValueError(f"is in the gallery's folder {gallery}, wanted another place")
+        return snapshots
+
+    @field_validator("tls_key")
+    @classmethod
+    def check_tls(cls, tls_key: Path | None, info: ValidationInfo) -> Path | None:
+        """Refuse half of what TLS needs: the other half would be ignored, and everything sent in clear."""
+        if "tls_cert" in info.data and (tls_key is None) != (info.data["tls_cert"] is None):
+            raise ValueError("wanted REID_TLS_CERT and REID_TLS_KEY, both or neither")
+        return tls_key
 
     @property
     def max_body_bytes(self) -> int:
@@ -98,7 +124,7 @@ def describe_settings() -> str:
 
 def shown_default(value: object) -> str:
     """Show a default the way one would type it."""
-    if isinstance(value, SecretStr):
+    if value is None or isinstance(value, SecretStr):
         return "none"
     if isinstance(value, Path) and value == BUNDLED_MODEL:
         return "the bundled model"

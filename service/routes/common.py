@@ -5,14 +5,14 @@ import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.responses import Response
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from service.answers import error_answer
 from service.errors import ClientGone, InvalidRequest, status_and_code
 from service.parts import Parts
-from service.schemas import ErrorAnswer
 
 T = TypeVar("T")
 
@@ -32,12 +32,16 @@ async def check_origin(request: Request, parts: PartsDep) -> None:
     parts.access.check_origin(origin=headers.get("origin"), host=headers.get("host"), is_change=is_change)
 
 
-async def check_reader(request: Request, parts: PartsDep) -> None:
+# For the document's sake: what a key may do is settled by Access, from the header itself.
+Bearer = Annotated[object, Security(HTTPBearer(auto_error=False, description="A key, where the service has any."))]
+
+
+async def check_reader(request: Request, parts: PartsDep, _: Bearer) -> None:
     """Refuse a caller without a key."""
     parts.access.check(request.headers.get("authorization"), writes=False)
 
 
-async def check_writer(request: Request, parts: PartsDep) -> None:
+async def check_writer(request: Request, parts: PartsDep, _: Bearer) -> None:
     """Refuse a caller without a key that may write."""
     parts.access.check(request.headers.get("authorization"), writes=True)
 
@@ -45,9 +49,6 @@ async def check_writer(request: Request, parts: PartsDep) -> None:
 SAME_ORIGIN = Depends(check_origin)
 READS = Depends(check_reader)
 WRITES = Depends(check_writer)
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (401, 403, 404, 409, 413, 415, 422, 503, 504)
-}
 
 
 def only(model: type[BaseModel]) -> Any:
@@ -115,20 +116,3 @@ def all_failed(request: Request, parts: Parts, errors: Sequence[Exception], extr
 def failures(outcomes: Sequence[object]) -> list[Exception]:
     """Pick the errors out of a request's outcomes."""
     return [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-
-
-def crop_body(fields: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """Describe the four forms of a crop body for /docs; `fields` go beside the crops in forms and JSON."""
-    picture = {"schema": {"type": "string", "format": "binary"}}
-    files = {"crops": {"type": "array", "items": {"type": "string", "format": "binary"}}}
-    texts = {"crops": {"type": "array", "items": {"type": "string", "format": "byte"}}}
-    content = {
-        "multipart/form-data": {"schema": {"type": "object", "properties": {**files, **(fields or {})}}},
-        "application/json": {"schema": {"type": "object", "properties": {**texts, **(fields or {})}}},
-        "image/jpeg": picture,
-        "image/png": picture,
-        "image/webp": picture,
-        "image/bmp": picture,
-        "application/x-npy": picture,
-    }
-    return {"requestBody": {"required": True, "content": content}}

@@ -12,14 +12,20 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
 async def page() -> Response:
     """Send the page; what it shows it asks from the API, with the caller's key."""
-    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
-    return FileResponse(FOLDER / "index.html", media_type="text/html", headers=headers)
+    return FileResponse(FOLDER / "index.html", media_type="text/html", headers=HEADERS)
 
 
 @router.get("/favicon.ico")

@@ -11,22 +11,29 @@ from service.errors import InvalidRequest, error_item
 from service.intake import read_intake, require_crops
 from service.pipeline import Embedded
 from service.routes.common import (
-    ERRORS,
     READS,
     PartsDep,
     all_failed,
-    crop_body,
     failures,
     model_header,
     only,
     unless_gone,
 )
+from service.routes.documents import EMBEDDING, MODEL_HEADER, NPY_SCHEMA, READING, crop_body, refusals, success
+from service.routes.examples import EMBEDDED
 from service.schemas import EmbedAnswer, EmbedQuery
 
-router = APIRouter(tags=["embed"], dependencies=[READS], responses=ERRORS)
+router = APIRouter(tags=["embed"], dependencies=[READS])
+DOCS = refusals(*READING, *EMBEDDING) | success(
+    200,
+    "Embeddings in the order of the crops; a crop that failed has its error in its place.",
+    example=EMBEDDED,
+    content={NPY: {"schema": NPY_SCHEMA}},
+    headers=MODEL_HEADER,
+)
 
 
-@router.post("/embed", dependencies=[only(EmbedQuery)], response_model=EmbedAnswer, openapi_extra=crop_body())
+@router.post("/embed", dependencies=[only(EmbedQuery)], response_model=EmbedAnswer, responses=DOCS, openapi_extra=crop_body())
 async def embed_crops(request: Request, query: Annotated[EmbedQuery, Query()], parts: PartsDep) -> Response:
     """Embed crops; `Accept: application/x-npy` gives float32 [N, D], all or nothing."""
     parts.pipeline.check_room()

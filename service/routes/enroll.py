@@ -11,31 +11,63 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from gallery.entry import Enrolled, NewEntry, Remember
-from gallery.errors import GalleryError
+from gallery.errors import AnswerErased, DuplicateKey, GalleryError, ModelMismatch
 from service.errors import InvalidRequest, ServiceError, UndecodableImage, error_item
 from service.intake import Intake, RawCrop, parse_object, read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded, content_hash
 from service.routes.common import (
-    ERRORS,
     WRITES,
     PartsDep,
     all_failed,
-    crop_body,
     failures,
     model_header,
     only,
     unless_gone,
 )
+from service.routes.documents import CHANGING, EMBEDDING, MODEL_HEADER, VECTORS, closed, crop_body, link, refusals, success
+from service.routes.examples import ENROLLED
 from service.schemas import MAX_ENTRIES, EnrollAnswer, EnrollQuery, EntryIn, Labels, parse_labels
 from service.vectors import from_list, from_text
 
-router = APIRouter(tags=["gallery"], dependencies=[WRITES], responses=ERRORS)
+router = APIRouter(tags=["gallery"], dependencies=[WRITES])
 
 FIELDS = ("pid", "camid", "captured_at", "attributes")
 MAX_KEY = 256
-TEXT = {"type": "string"}
-DOCS = crop_body({"pid": TEXT, "camid": TEXT, "captured_at": TEXT, "attributes": {"type": "object"}})
+PER_CROP = "One for all crops, or one per crop, in their order."
+LABELS = Labels.model_json_schema()["properties"]
+BODY = crop_body(
+    form={name: {"type": "array", "items": {"type": "string"}, "description": PER_CROP} for name in FIELDS},
+    fields={
+        name: {"anyOf": [schema, {"type": "array", "items": schema}], "description": PER_CROP} for name, schema in LABELS.items()
+    },
+    other=closed(
+        {"entries": {"type": "array", "items": EntryIn.model_json_schema(), "minItems": 1, "maxItems": MAX_ENTRIES}}, ["entries"]
+    ),
+)
+KEY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A repeat with the same key and content gives the first answer again, and changes nothing.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+}
+REPLAYED = {"Idempotency-Replayed": {"description": "true: the first answer given again.", "schema": {"type": "string"}}}
+DOCS = refusals(*CHANGING, *EMBEDDING, *VECTORS, DuplicateKey, AnswerErased, ModelMismatch) | success(
+    201,
+    "Where each crop or entry landed, durably; one that failed has its error in its place.",
+    example=ENROLLED,
+    headers=MODEL_HEADER | REPLAYED,
+    links={
+        "entry": link("show_entry", "The first entry.", entry_id="$response.body#/results/0/entry_id"),
+        "crop": link("show_crop", "The first entry's crop.", entry_id="$response.body#/results/0/entry_id"),
+        "delete": link("delete_entry", "Delete the first entry.", entry_id="$response.body#/results/0/entry_id"),
+        "search": link("search_by", "Who looks like the first entry?", entry_id="$response.body#/results/0/entry_id"),
+        "identity": link("show_identity", "The first entry's identity.", pid="$response.body#/results/0/pid"),
+        "rename": link("rename_identity", "Rename the first entry's identity.", pid="$response.body#/results/0/pid"),
+        "erase": link("erase_identity", "Erase the first entry's identity.", pid="$response.body#/results/0/pid"),
+    },
+)
 
 Outcome = NewEntry | ServiceError | GalleryError
 
@@ -50,7 +82,14 @@ class Order:
     fingerprint: str
 
 
-@router.post("/gallery", dependencies=[only(EnrollQuery)], status_code=201, response_model=EnrollAnswer, openapi_extra=DOCS)
+@router.post(
+    "/gallery",
+    dependencies=[only(EnrollQuery)],
+    status_code=201,
+    response_model=EnrollAnswer,
+    responses=DOCS,
+    openapi_extra={**BODY, "parameters": [KEY_HEADER]},
+)
 async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts: PartsDep) -> Response:
     """Enroll crops with `pid` and optional labels, or `{"entries": [...]}` with embeddings; durable when answered."""
     parts.pipeline.check_room()

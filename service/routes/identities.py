@@ -7,11 +7,14 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from gallery.entry import Identity
+from gallery.errors import IdentityExists, IdentityNotFound
 from service.answers import json_answer
-from service.errors import UnsupportedMedia
+from service.errors import BodyTooLarge, UnsupportedMedia
 from service.intake import parse_object, read_body
-from service.routes.common import ERRORS, READS, WRITES, PartsDep, only
+from service.routes.common import READS, WRITES, PartsDep, only
+from service.routes.documents import CHANGING, LISTING, link, refusals, success
 from service.routes.entries import entry_out
+from service.routes.examples import IDENTITIES, IDENTITY_PAGE, RECEIPT, RENAMED
 from service.schemas import (
     IdentitiesAnswer,
     IdentitiesQuery,
@@ -24,10 +27,18 @@ from service.schemas import (
     parse_fields,
 )
 
-router = APIRouter(tags=["gallery"], responses=ERRORS)
+router = APIRouter(tags=["gallery"])
 # A pid is opaque and may hold slashes, so the rest of the path is all pid.
 Pid = Annotated[str, Path(min_length=1, max_length=128)]
-RENAME_DOCS = {"requestBody": {"required": True, "content": {"application/json": {"schema": RenameIn.model_json_schema()}}}}
+RENAME_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": RenameIn.model_json_schema()}}}}
+FIRST = {"identity": link("show_identity", "The first identity.", pid="$response.body#/identities/0/pid")}
+NEW = {"identity": link("show_identity", "The identity under its new pid.", pid="$response.body#/identity/pid")}
+LIST_DOCS = refusals(*LISTING) | success(200, "One page of identities.", example=IDENTITIES, links=FIRST)
+SHOW_DOCS = refusals(*LISTING, IdentityNotFound) | success(200, "The identity and a page of entries.", example=IDENTITY_PAGE)
+RENAME_DOCS = refusals(*CHANGING, IdentityNotFound, IdentityExists, BodyTooLarge, UnsupportedMedia) | success(
+    200, "The identity under its new pid.", example=RENAMED, links=NEW
+)
+ERASE_DOCS = refusals(*CHANGING, IdentityNotFound) | success(200, "What went, counted per place.", example=RECEIPT)
 
 
 def identity_out(identity: Identity) -> dict[str, Any]:
@@ -35,14 +46,18 @@ def identity_out(identity: Identity) -> dict[str, Any]:
     return asdict(identity)
 
 
-@router.get("/gallery/identities", dependencies=[READS, only(IdentitiesQuery)], response_model=IdentitiesAnswer)
+@router.get(
+    "/gallery/identities", dependencies=[READS, only(IdentitiesQuery)], response_model=IdentitiesAnswer, responses=LIST_DOCS
+)
 async def list_identities(query: Annotated[IdentitiesQuery, Query()], parts: PartsDep) -> Response:
     """List identities by pid."""
     page = await parts.read(parts.gallery.identities, prefix=query.prefix, limit=query.limit, cursor=query.cursor)
     return json_answer({"identities": [identity_out(one) for one in page.items], "next_cursor": page.next_cursor})
 
 
-@router.get("/gallery/identities/{pid:path}", dependencies=[READS, only(PageQuery)], response_model=IdentityAnswer)
+@router.get(
+    "/gallery/identities/{pid:path}", dependencies=[READS, only(PageQuery)], response_model=IdentityAnswer, responses=SHOW_DOCS
+)
 async def show_identity(pid: Pid, query: Annotated[PageQuery, Query()], parts: PartsDep) -> Response:
     """Show one identity and its entries, newest first."""
     identity = await parts.read(parts.gallery.identity, pid)
@@ -55,7 +70,8 @@ async def show_identity(pid: Pid, query: Annotated[PageQuery, Query()], parts: P
     "/gallery/identities/{pid:path}",
     dependencies=[WRITES, only(NoQuery)],
     response_model=RenamedAnswer,
-    openapi_extra=RENAME_DOCS,
+    responses=RENAME_DOCS,
+    openapi_extra=RENAME_BODY,
 )
 async def rename_identity(request: Request, pid: Pid, parts: PartsDep) -> Response:
     """Rename an identity; onto one that stands only with `merge`, which makes one identity of both."""
@@ -67,7 +83,9 @@ async def rename_identity(request: Request, pid: Pid, parts: PartsDep) -> Respon
     return json_answer(asdict(renamed))
 
 
-@router.delete("/gallery/identities/{pid:path}", dependencies=[WRITES, only(NoQuery)], response_model=ReceiptAnswer)
+@router.delete(
+    "/gallery/identities/{pid:path}", dependencies=[WRITES, only(NoQuery)], response_model=ReceiptAnswer, responses=ERASE_DOCS
+)
 async def erase_identity(pid: Pid, parts: PartsDep) -> Response:
     """Erase an identity everywhere, and say what went."""
     return json_answer(asdict(await parts.write(parts.gallery.delete_identity, pid)))

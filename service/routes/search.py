@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from gallery.entry import Filter, Match, SearchResult
+from gallery.errors import EntryNotFound
 from gallery.online import Rerank, check_rerank
 from service.answers import json_answer
 from service.decisions import choose_threshold, decide
@@ -19,26 +20,38 @@ from service.intake import read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded
 from service.routes.common import (
-    ERRORS,
     READS,
     PartsDep,
     all_failed,
-    crop_body,
     failures,
     model_header,
     only,
     unless_gone,
 )
+from service.routes.documents import EMBEDDING, MODEL_HEADER, SEARCHING, VECTORS, crop_body, link, refusals, success
 from service.routes.embed import refuse_fields
+from service.routes.examples import FOUND
 from service.schemas import SearchAnswer
 from service.search_query import SearchByQuery, SearchQuery, as_sent
 from service.vectors import from_text, pooled
 
-router = APIRouter(tags=["search"], dependencies=[READS], responses=ERRORS)
+router = APIRouter(tags=["search"], dependencies=[READS])
+GOOD = success(
+    200,
+    "The ranked matches, and whether the first may be believed.",
+    example=FOUND,
+    headers=MODEL_HEADER,
+    links={
+        "match": link("show_entry", "The first match's entry.", entry_id="$response.body#/matches/0/entry_id"),
+        "identity": link("show_identity", "The first match's identity.", pid="$response.body#/matches/0/pid"),
+    },
+)
+BY_DOCS = refusals(*SEARCHING, *VECTORS, EntryNotFound) | GOOD
+CROP_DOCS = refusals(*SEARCHING, *EMBEDDING) | GOOD
 Embedding = npt.NDArray[np.float32]
 
 
-@router.get("/search", dependencies=[only(as_sent(SearchByQuery))], response_model=SearchAnswer)
+@router.get("/search", dependencies=[only(as_sent(SearchByQuery))], response_model=SearchAnswer, responses=BY_DOCS)
 async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -> Response:
     """Search by an enrolled entry (itself excluded) or by an embedding (base64url of D float32 or float16 values)."""
     if (query.entry_id is None) == (query.embedding is None):
@@ -53,7 +66,13 @@ async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -
     return json_answer(answer, headers=model_header(parts))
 
 
-@router.post("/search", dependencies=[only(as_sent(SearchQuery))], response_model=SearchAnswer, openapi_extra=crop_body())
+@router.post(
+    "/search",
+    dependencies=[only(as_sent(SearchQuery))],
+    response_model=SearchAnswer,
+    responses=CROP_DOCS,
+    openapi_extra=crop_body(),
+)
 async def search_crops(request: Request, query: Annotated[SearchQuery, Query()], parts: PartsDep) -> Response:
     """Search by a crop, or by several crops of one person: their embeddings are averaged."""
     check_threshold(parts, query)

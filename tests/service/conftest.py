@@ -1,6 +1,7 @@
 """Fixtures of the service's tests: a tiny real artefact, a deterministic double, an application, drawn pictures."""
 
 import asyncio
+import functools
 import hashlib
 import io
 import json
@@ -113,6 +114,30 @@ class FakeEmbedder:
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+@functools.cache
+def documented() -> dict[str, set[str]]:
+    """The statuses that the OpenAPI document gives to every operation."""
+    paths = create_app(Settings(_env_file=None)).openapi()["paths"]
+    return {call["operationId"]: set(call["responses"]) for methods in paths.values() for call in methods.values()}
+
+
+def watched(app: FastAPI) -> Callable[[Any, Any, Any], Coroutine[Any, Any, None]]:
+    """The application, of which no call may answer a status that the document does not give it."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        async def check(message: Any) -> None:
+            call = getattr(scope.get("route"), "name", None)
+            if message["type"] == "http.response.start" and call in documented():
+                status = str(message["status"])
+                known = documented()[call] | {"405", "499"}  # a method that is none of the operation's; what nobody reads
+                assert status in known, f"{call} answered {status}, which is not documented"
+            await send(message)
+
+        await app(scope, receive, check)
+
+    return serve
+
+
 class Client:
     """Calls an application that lives, lifespan and all, on an event loop of its own in another thread."""
 
@@ -123,7 +148,7 @@ class Client:
         self._thread.start()
         self._lifespan = app.router.lifespan_context(app)
         self.run(self._lifespan.__aenter__())
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(watched(app)), base_url="http://localhost")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine on the application's loop."""
@@ -208,7 +233,7 @@ def fake_fixture() -> type[FakeEmbedder]:
 @pytest.fixture(name="settings")
 def settings_fixture(tmp_path: Path, tiny: Path) -> Settings:
     """Settings of a test: nothing from the environment, everything in a temporary folder."""
-    return Settings(_env_file=None, model=tiny, gallery=tmp_path / "gallery", threads=1)
+    return Settings(_env_file=None, model=tiny, gallery=tmp_path / "gallery", snapshots=tmp_path / "snapshots", threads=1)
 
 
 @pytest.fixture(name="serving")

@@ -1,0 +1,132 @@
+"""What the OpenAPI document says beside the models: refusals by status, bodies, headers, links."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gallery import errors as gallery
+from service import errors
+from service.errors import status_and_code
+from service.schemas import ErrorAnswer
+
+Responses = dict[int | str, dict[str, Any]]
+Errors = tuple[type[Exception], ...]
+
+ABOUT = """Person re-identification: crops in, embeddings out, identities enrolled, ranked matches back.
+
+Every answer carries `X-Request-ID`: the caller's, when it sent a short printable one. Every error has one form. Unknown
+query parameters are refused. With `REID_API_KEYS` set, every call but the probes wants `Authorization: Bearer KEY`."""
+TAGS = [
+    {"name": "embed", "description": "Crops in, embeddings out; nothing is kept."},
+    {"name": "search", "description": "Who is this?"},
+    {"name": "gallery", "description": "Who is enrolled: durable when answered, erased when erased."},
+    {"name": "service", "description": "The model, the probes, the metrics."},
+]
+
+# What a call may refuse; each route joins those that it can raise.
+OPEN: Errors = (errors.ForbiddenOrigin, errors.InvalidRequest)
+READING: Errors = (*OPEN, errors.MissingKey)
+WRITING: Errors = (*READING, errors.ReadOnlyKey)
+STORED: Errors = (gallery.CorruptStore, gallery.StoreUnavailable, gallery.GalleryClosed)
+LISTING: Errors = (*READING, *STORED, errors.DeadlineExceeded)
+CHANGING: Errors = (*WRITING, *STORED, gallery.StoreFull)
+EMBEDDING: Errors = (
+    errors.BodyTooLarge,
+    errors.ImageTooLarge,
+    errors.TooManyCrops,
+    errors.UnsupportedMedia,
+    errors.UndecodableImage,
+    errors.Overloaded,
+    errors.InferenceFailed,
+    errors.DeadlineExceeded,
+)
+SEARCHING: Errors = (*READING, gallery.GpuFailed, gallery.GalleryClosed, errors.DeadlineExceeded)
+VECTORS: Errors = (gallery.DimensionMismatch, gallery.NotUnitLength)
+
+UNEXPECTED = {"internal_error": "Something unexpected went wrong; the log has the details."}
+ERROR_HEADERS: Mapping[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"description": "Always Bearer.", "schema": {"type": "string"}}},
+    503: {"Retry-After": {"description": "With overloaded: seconds until there will be room.", "schema": {"type": "integer"}}},
+}
+MODEL_HEADER = {"X-Model-ID": {"description": "Which model answered.", "schema": {"type": "string"}}}
+NPY_SCHEMA = {"type": "string", "format": "binary", "description": "One .npy file: float32 [N, D], when Accept asks for it."}
+PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
+
+
+def refusals(*kinds: type[Exception]) -> Responses:
+    """Describe a call's error answers: under each status the codes that it can mean, each with an example."""
+    by_status: dict[int, dict[str, str]] = {500: dict(UNEXPECTED)}
+    for kind in kinds:
+        status, code = status_and_code(kind)
+        by_status.setdefault(status, {}).setdefault(code, meaning(kind))
+    return {status: refusal(status, by_status[status]) for status in sorted(by_status)}
+
+
+def meaning(kind: type[Exception]) -> str:
+    """The first line of what an error class says of itself."""
+    return (kind.__doc__ or "").partition("\n")[0]
+
+
+def refusal(status: int, codes: Mapping[str, str]) -> dict[str, Any]:
+    """Describe one status' error answers."""
+    examples = {
+        code: {"value": {"error": {"code": code, "message": text, "request_id": "f" * 32}}} for code, text in codes.items()
+    }
+    described: dict[str, Any] = {
+        "model": ErrorAnswer,
+        "description": ", ".join(f"`{code}`" for code in codes),
+        "content": {"application/json": {"examples": examples}},
+    }
+    return described | ({"headers": ERROR_HEADERS[status]} if status in ERROR_HEADERS else {})
+
+
+def success(
+    status: int,
+    description: str,
+    *,
+    example: Mapping[str, Any] | None = None,
+    content: Mapping[str, Any] | None = None,
+    headers: Mapping[str, Any] | None = None,
+    links: Mapping[str, Any] | None = None,
+) -> Responses:
+    """Describe a good answer beyond its model: an example of its JSON, other forms, headers, and calls that go on from it."""
+    as_json = {"application/json": {"example": example}} if example else {}
+    given = {"content": {**as_json, **(content or {})}, "headers": headers, "links": links}
+    return {status: {"description": description, **{name: value for name, value in given.items() if value}}}
+
+
+def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
+    """Name a call that goes on from an answer, and where its parameters stand in that."""
+    return {"operationId": operation, "description": description, "parameters": parameters}
+
+
+def crop_body(
+    *, form: Mapping[str, Any] | None = None, fields: Mapping[str, Any] | None = None, other: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Describe the forms a crop body may have.
+
+    Args:
+        form, fields: what may stand beside the crops in a form and in JSON.
+        other: a JSON body without crops that is taken as well.
+    """
+    files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": "Picture files."}
+    texts = {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "string", "contentEncoding": "base64", "format": "byte"},
+        "description": "Picture files in base64.",
+    }
+    required = ["crops"] + (["pid"] if fields else [])
+    as_form, as_json = closed({"crops": files, **(form or {})}, required), closed({"crops": texts, **(fields or {})}, required)
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    content = {
+        "multipart/form-data": {"schema": as_form},
+        "application/json": {"schema": as_json if other is None else {"anyOf": [as_json, other]}},
+        **dict.fromkeys(PICTURE_TYPES, picture),
+        "application/x-npy": {"schema": {**picture["schema"], "description": "One .npy file: uint8 [N, H, W, 3] RGB."}},
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def closed(properties: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
+    """An object of these fields and no others."""
+    return {"type": "object", "properties": dict(properties), "required": required, "additionalProperties": False}
