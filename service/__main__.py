@@ -1,12 +1,12 @@
 """python -m service: read the settings, open the parts, run the server until SIGTERM."""
 
 import logging
+import os
 import socket
 import sys
 import warnings
 from pathlib import Path
 
-import uvicorn
 from PIL import Image
 
 from gallery.errors import GalleryError
@@ -15,8 +15,11 @@ from service.app import create_app
 from service.embedder import one_line
 from service.errors import ServiceError, SettingRefused
 from service.parts import open_embedder, open_gallery
+from service.server import Doors, connection_limit, make_server
 from service.settings import Settings, describe_settings, given_names, read_settings, unknown_settings
 from service.telemetry import configure_logging
+from service.tls import tls_options
+from service.watchdog import systemd
 
 USAGE = """usage: python -m service [--help]
 
@@ -51,27 +54,32 @@ def serve(settings: Settings) -> int:
         logging.getLogger("service").warning(complaint)
     # Pillow only warns about a decompression bomb of up to twice its limit; as an error it becomes the crop's own.
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    refuse_workers(os.environ.get("WEB_CONCURRENCY"))
     read_access(settings)
+    tls = tls_options(settings)
     with listen(settings) as listener:
         embedder = open_embedder(settings)
         gallery = open_gallery(settings, embedder.model)
         try:
-            app = create_app(settings, embed=embedder, gallery=gallery)
-            config = uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="on",
-                timeout_graceful_shutdown=int(settings.deadline_s) + DRAIN_EXTRA_S,
-            )
+            app = create_app(settings, embed=embedder, gallery=gallery, notify=systemd(os.environ))
+            doors = Doors(connections=connection_limit(), patience_s=settings.receive_s)
+            server = make_server(app, doors=doors, drain_s=settings.deadline_s + DRAIN_EXTRA_S, **tls)
             announce(settings, listener, Path(settings.gallery))
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
         except KeyboardInterrupt:
             pass  # uvicorn has drained, and then passes Ctrl-C on
         finally:
             gallery.close()
     return 0
+
+
+def refuse_workers(wanted: str | None) -> None:
+    """Refuse what other servers take for a number of processes, rather than ignore it."""
+    if wanted not in (None, "", "1"):
+        raise SettingRefused(
+            f"WEB_CONCURRENCY: got {wanted}, wanted 1: one process owns a gallery; unset it. REID_THREADS gives this one more "
+            "cores, and another service wants another REID_GALLERY and REID_PORT"
+        )
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -98,7 +106,10 @@ def listen(settings: Settings) -> socket.socket:
 def announce(settings: Settings, listener: socket.socket, folder: Path) -> None:
     """Say where the service will be found."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    fields = {"url": f"http://{host}:{listener.getsockname()[1]}", "gallery": folder.resolve()}
+    fields = {
+        "url": f"{'https' if settings.tls_cert else 'http'}://{host}:{listener.getsockname()[1]}",
+        "gallery": folder.resolve(),
+    }
     logging.getLogger("service").info("serving", extra={"fields": fields})
 
 

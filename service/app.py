@@ -11,11 +11,14 @@ from service.answers import install_error_handlers
 from service.embedder import Embeds
 from service.middleware import RequestTrail
 from service.parts import assemble, open_embedder, open_gallery
+from service.receiving import Receiving, Reception
 from service.routes import console, embed, enroll, entries, identities, search, snapshots, status
 from service.routes.common import SAME_ORIGIN
 from service.routes.documents import ABOUT, TAGS
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.tracing import open_traces
+from service.watchdog import Notify, Watchdog
 
 ROUTERS = (
     embed.router,
@@ -29,15 +32,18 @@ ROUTERS = (
 )
 
 
-def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: LocalGallery | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, embed: Embeds | None = None, gallery: LocalGallery | None = None, notify: Notify = lambda state: None
+) -> FastAPI:
     """Build the application; its lifespan opens the parts and, after the last answer, closes them.
 
     Args:
         settings: every knob.
         embed: an opened model, or a test's double, in place of the one that the settings name.
         gallery: an opened gallery in place of the one that the settings name; it is closed all the same.
+        notify: tells the supervisor that the service is ready, and every second that it is well.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(open_traces(is_wanted=settings.traces))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -46,7 +52,10 @@ def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: Loca
         parts = app.state.parts = assemble(settings, embedder=embedder, gallery=opened, telemetry=telemetry)
         try:
             await parts.pipeline.start()
+            watchdog = Watchdog(parts.pipeline, telemetry, limit_s=settings.deadline_s, notify=notify)
+            watching = asyncio.create_task(watchdog.watch(), name="watchdog")
             yield
+            watching.cancel()
         finally:
             await parts.pipeline.close()
             parts.search_threads.shutdown()
@@ -63,7 +72,9 @@ def create_app(settings: Settings, *, embed: Embeds | None = None, gallery: Loca
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.add_middleware(RequestTrail, telemetry=telemetry)
+    reception = Reception(held_bytes=settings.max_bodies_bytes, patience_s=settings.receive_s)
+    app.add_middleware(Receiving, telemetry=telemetry, limits=reception)
+    app.add_middleware(RequestTrail, telemetry=telemetry)  # the last one is outermost
     install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=[SAME_ORIGIN])

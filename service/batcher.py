@@ -1,18 +1,22 @@
 """Dynamic batching: items of many callers go through one function in batches, and every caller gets its own back.
 
-A batch is formed the moment the runtime is free, from whatever waits, oldest caller first, up to batch_max items. No
-polling, and no timer unless max_wait_s asks for one. All state lives on the event loop; only `run` leaves it, in a
-thread of its own, so that a long forward pass never blocks the loop.
+A batch is formed the moment the runtime is free, from whatever waits, up to batch_max items. Callers take turns of half a
+batch: whoever brings no more is served in the order of coming, and one who brings a thousand holds nobody up for longer
+than a turn. No polling, and no timer unless max_wait_s asks for one. All state lives on the event loop; only `run` leaves
+it, in a thread of its own, so that a long forward pass never blocks the loop.
 """
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 from service.errors import InferenceFailed, Overloaded, TooManyCrops
+from service.worker import Worker
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -20,6 +24,9 @@ U = TypeVar("U")
 FIRST_GUESS_S = 1.0  # retry-after before anything has been timed
 SHORTEST_S = 1e-6  # a clock may not move between two readings
 RATE_MEMORY = 0.8  # weight of the past in the running items-per-second estimate
+RESERVE = 4  # a quarter of the queue is kept for requests of no more than a batch
+
+log = logging.getLogger("service")
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ class Room(Generic[T, U]):
         self.held -= count
         self._batcher._waiting -= count
         self._batcher._changed.set()
+        if not self.held:
+            self._batcher._rooms.pop(self, None)
 
     def __enter__(self) -> "Room[T, U]":
         return self
@@ -78,6 +87,7 @@ class Batcher(Generic[T, U]):
         batch_max: most items in one call of `run`.
         queue_max: most items waiting; what would exceed it is refused at once.
         max_wait_s: 0 forms a batch as soon as the runtime is free; else wait this long for a full one.
+        longest_s: a request that would take longer to be served, by what the runtime did lately, is refused at once.
         on_batch: told about every batch, on the event loop.
     """
 
@@ -88,32 +98,54 @@ class Batcher(Generic[T, U]):
         batch_max: int,
         queue_max: int,
         max_wait_s: float = 0.0,
+        longest_s: float = math.inf,
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._on_batch, self._clock = run, on_batch, clock
-        self._batch_max, self._queue_max, self._max_wait_s = batch_max, queue_max, max_wait_s
-        self._jobs: dict[_Job[T, U], None] = {}  # ordered, and a caller that leaves is removed in O(1)
-        self._waiting = 0
+        self._batch_max, self._queue_max, self._max_wait_s, self._longest_s = batch_max, queue_max, max_wait_s, longest_s
+        self._turn = max(1, batch_max // 2)  # items of one caller in a row, while others wait
+        self._jobs: dict[_Job[T, U], None] = {}  # whose turn it is first; a caller that leaves is removed in O(1)
+        self._rooms: dict[Room[T, U], None] = {}  # every one that holds places
+        self._waiting = self._running = 0
         self._items_per_s = 0.0
-        self._is_running = False
         self._moved_at = 0.0  # when a batch last began or ended, or an idle queue got its first job
         self._changed = asyncio.Event()
         self._closing = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._worker: asyncio.Task[None] | None = None
+        self._thread: Worker[Sequence[U]] = Worker("inference")
+        self._former: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the worker on the running event loop."""
-        self._worker = asyncio.get_running_loop().create_task(self._work(), name="batcher")
+        """Start forming batches on the running event loop."""
+        self._former = asyncio.get_running_loop().create_task(self._form_batches(), name="batcher")
 
-    async def close(self) -> None:
-        """Refuse new items, finish the queued ones, stop the thread."""
+    async def close(self, *, limit_s: float | None = None) -> None:
+        """Refuse new items, finish the queued ones, stop the thread; what is not done by the limit is given up."""
         self._closing = True
         self._changed.set()
-        if self._worker is not None:
-            await self._worker
-        self._thread.shutdown()
+        if self._former is not None:
+            _, late = await asyncio.wait({self._former}, timeout=limit_s)
+            if late:
+                log.error("a forward pass hangs and is given up", extra={"fields": {"crops": self._running}})
+                self._former.cancel()
+                await asyncio.wait({self._former})
+        self._thread.stop()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread lives and batches are formed; harmless before start."""
+        return self._thread.is_alive and (self._former is None or self._closing or not self._former.done())
+
+    def revive(self) -> bool:
+        """Replace a dead thread, or go on forming batches when that failed; tells whether there was anything to do."""
+        if self.is_alive:
+            return False
+        self._thread.revive()
+        if self._former is not None and self._former.done():
+            log.error("forming batches failed", exc_info=self._former.exception())
+            self._running = 0
+            self.start()
+        return True
 
     @property
     def waiting(self) -> int:
@@ -122,7 +154,7 @@ class Batcher(Generic[T, U]):
 
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
-        return self._clock() - self._moved_at if self._is_running or self._jobs else 0.0
+        return self._clock() - self._moved_at if self._running or self._jobs else 0.0
 
     def admit(self, count: int) -> Room[T, U]:
         """Hold `count` places in the queue, to be used in a `with` block.
@@ -135,16 +167,33 @@ class Batcher(Generic[T, U]):
             raise TooManyCrops(f"got {count} crops, the queue holds {self._queue_max}; send them in smaller requests")
         if self._closing:
             raise Overloaded("the service is shutting down; send this elsewhere or later", retry_after_s=FIRST_GUESS_S)
-        if self._waiting + count > self._queue_max:
+        limit = self._limit(count)
+        if self._waiting + count > limit:
             raise Overloaded(
-                f"{self._waiting} crops wait and {self._queue_max} is the limit, no room for {count} more; try again",
-                retry_after_s=self._retry_after_s(),
+                f"{self._waiting} crops wait and {limit} is the limit, no room for {count} more; try again",
+                retry_after_s=self._waiting / self._items_per_s if self._items_per_s else FIRST_GUESS_S,
+            )
+        served_in_s = self._served_in_s(count)
+        if self._waiting and served_in_s > self._longest_s:
+            raise Overloaded(
+                f"{count} crops would take {served_in_s:.0f} s, wanted {self._longest_s:g} s, as {self._waiting} wait; try again",
+                retry_after_s=served_in_s - self._longest_s,
             )
         self._waiting += count
-        return Room(self, count)
+        room = Room(self, count)
+        self._rooms[room] = None
+        return room
 
-    def _retry_after_s(self) -> float:
-        return self._waiting / self._items_per_s if self._items_per_s else FIRST_GUESS_S
+    def _limit(self, count: int) -> int:
+        """How full the queue may get by a request; large ones leave room for small ones, unless they come alone."""
+        is_small = count <= self._batch_max or not self._waiting
+        return self._queue_max if is_small else self._queue_max - self._queue_max // RESERVE
+
+    def _served_in_s(self, count: int) -> float:
+        """Estimate how long `count` more items would take, those of others that come before their last turn included."""
+        turns = math.ceil(count / self._turn) * self._turn
+        before = self._running + sum(min(room.held, turns) for room in self._rooms)
+        return (before + count) / self._items_per_s if self._items_per_s else 0.0
 
     def _enqueue(self, items: Sequence[T], room: Room[T, U]) -> Awaitable[list[U]]:
         future: asyncio.Future[list[U]] = asyncio.get_running_loop().create_future()
@@ -152,7 +201,7 @@ class Batcher(Generic[T, U]):
             future.set_result([])
             return future
         job = _Job(items, future, room, self._clock())
-        if not self._is_running and not self._jobs:
+        if not self._running and not self._jobs:
             self._moved_at = job.queued_at
         self._jobs[job] = None
         # A caller that is cancelled takes its items along: nobody would read their results.
@@ -160,7 +209,7 @@ class Batcher(Generic[T, U]):
         self._changed.set()
         return future
 
-    async def _work(self) -> None:
+    async def _form_batches(self) -> None:
         while self._jobs or self._waiting or not self._closing:
             if not self._jobs:
                 self._changed.clear()
@@ -189,41 +238,46 @@ class Batcher(Generic[T, U]):
         return sum(len(job.items) - job.taken for job in self._jobs)
 
     def _take(self) -> list[tuple[_Job[T, U], list[T]]]:
-        """Take up to batch_max items off the queue, oldest job first; pairs each job with its own items."""
-        shares: list[tuple[_Job[T, U], list[T]]] = []
+        """Take up to batch_max items off the queue, a turn of each caller after the other; pairs each job with its own items."""
+        shares: dict[_Job[T, U], list[T]] = {}
         space = self._batch_max
-        for job in list(self._jobs):
+        while space and self._jobs:
+            job = next(iter(self._jobs))
+            del self._jobs[job]
             if job.future.done():  # its caller left a moment ago, and the callback has not run yet
-                del self._jobs[job]
                 continue
-            share = list(job.items[job.taken : job.taken + space])
-            shares.append((job, share))
+            share = job.items[job.taken : job.taken + min(space, self._turn)]
+            shares.setdefault(job, []).extend(share)
             job.taken += len(share)
             job.room.free(len(share))
             space -= len(share)
-            if job.taken == len(job.items):
-                del self._jobs[job]
-            if not space:
-                break
-        return shares
+            if job.taken < len(job.items):
+                self._jobs[job] = None  # to the end of the line
+        return list(shares.items())
 
     async def _run_batch(self, shares: list[tuple[_Job[T, U], list[T]]]) -> None:
+        """Run one batch; when it fails every caller's share is tried alone, so that none pays for another's."""
         items = [item for _, share in shares for item in share]
         started = self._moved_at = self._clock()
-        self._is_running, failure = True, None
+        self._running, failure = len(items), None
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+            results = await asyncio.wrap_future(self._thread.run(partial(self._run, items)))
             if len(results) != len(items):
                 raise InferenceFailed(f"the runtime returned {len(results)} rows for {len(items)} crops")
-        except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the worker lives on
+        except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
             failure = error
-            self._fail(shares, error)
         else:
             self._deliver(shares, results)
-        self._moved_at, self._is_running = self._clock(), False
+        self._moved_at, self._running = self._clock(), 0
         ran_s = self._moved_at - started
         self._remember_rate(len(items), ran_s)
         self._on_batch(BatchReport(len(items), started - min(job.queued_at for job, _ in shares), ran_s, failure))
+        if failure is not None and len(shares) == 1:
+            self._fail(shares[0][0], failure)
+        elif failure is not None:
+            for share in shares:
+                if not share[0].future.done():
+                    await self._run_batch([share])
 
     def _deliver(self, shares: list[tuple[_Job[T, U], list[T]]], results: Sequence[U]) -> None:
         start = 0
@@ -233,12 +287,11 @@ class Batcher(Generic[T, U]):
             if len(job.results) == len(job.items) and not job.future.done():
                 job.future.set_result(job.results)
 
-    def _fail(self, shares: list[tuple[_Job[T, U], list[T]]], error: Exception) -> None:
-        for job, _ in shares:
-            if not job.future.done():
-                failure = InferenceFailed(f"the forward pass failed: {error}")
-                failure.__cause__ = error
-                job.future.set_exception(failure)
+    def _fail(self, job: _Job[T, U], error: Exception) -> None:
+        if not job.future.done():
+            failure = InferenceFailed(f"the forward pass failed: {error}")
+            failure.__cause__ = error
+            job.future.set_exception(failure)
 
     def _remember_rate(self, count: int, ran_s: float) -> None:
         rate = count / max(ran_s, SHORTEST_S)

@@ -6,6 +6,7 @@ ServiceError
   ImageTooLarge          413   more pixels than the limit
   BodyTooLarge           413   more bytes than the limit
   TooManyCrops           413   more crops than the limit
+  ReceiveTimeout         408   a body that comes too slowly
   UnsupportedMedia       415   a content type that carries no crops
   MissingKey             401   no API key, or an unknown one
   ReadOnlyKey            403   a read-only key on a write
@@ -51,6 +52,10 @@ class BodyTooLarge(ServiceError):
 
 class TooManyCrops(ServiceError):
     """A request has more crops than the limit."""
+
+
+class ReceiveTimeout(ServiceError):
+    """A body came too slowly."""
 
 
 class UnsupportedMedia(ServiceError):
@@ -128,6 +133,7 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
     ImageTooLarge: (413, "image_too_large"),
     BodyTooLarge: (413, "body_too_large"),
     TooManyCrops: (413, "too_many_crops"),
+    ReceiveTimeout: (408, "receive_timeout"),
     UnsupportedMedia: (415, "unsupported_media"),
     MissingKey: (401, "missing_key"),
     ReadOnlyKey: (403, "read_only_key"),

@@ -40,24 +40,36 @@ class RequestTrail:
                 message = {**message, "headers": [*message.get("headers", ()), *signature]}
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_signed)
-        except Exception:
-            log.exception("unexpected error", extra={"fields": {"request_id": request_id}})
-            if status:
-                raise  # half an answer is out: only closing the connection tells the caller
-            await surprise(request)(scope, receive, send_signed)
-        finally:
-            self._record(request, status, time.perf_counter() - started)
+        with self.telemetry.traces.request(method_of(request), request.headers) as finish:
+            try:
+                await self.app(scope, receive, send_signed)
+            except Exception:
+                log.exception("unexpected error", extra={"fields": {"request_id": request_id}})
+                if status:
+                    raise  # half an answer is out: only closing the connection tells the caller
+                await surprise(request)(scope, receive, send_signed)
+            finally:
+                self._record(request, status, time.perf_counter() - started)
+                finish(route_of(request), status)
 
     def _record(self, request: Request, status: int, took_s: float) -> None:
-        route = getattr(request.scope.get("route"), "path", "none")
+        route, method = route_of(request), method_of(request)
         code = request.state.error_code
-        method = request.method if request.method in METHODS else "other"
         self.telemetry.observe_request(method=method, route=route, status=status, took_s=took_s, code=code)
         fields = {"method": method, "route": route, "status": status, "ms": round(took_s * 1000, 1)}
         fields |= {"request_id": request.state.request_id} | ({"code": code} if code else {})
         log.info("request", extra={"fields": fields})
+
+
+def route_of(request: Request) -> str:
+    """Name a request's route, once it is known: the path as it was declared."""
+    path: str = getattr(request.scope.get("route"), "path", "none")
+    return path
+
+
+def method_of(request: Request) -> str:
+    """Name a request's method, every one that is none of HTTP's alike."""
+    return request.method if request.method in METHODS else "other"
 
 
 def request_id_of(request: Request) -> str:

@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from gallery.errors import GalleryLocked
 from gallery.local import LocalGallery
 from service.access import Access, read_access
 from service.embedder import Embedder, Embeds, granted_cores
 from service.errors import StartupError
+from service.health import Marks, check_room, marks_of
 from service.intake import Limits
 from service.manifest import ModelInfo
 from service.pipeline import Pipeline, within
@@ -39,6 +41,7 @@ class Parts:
     pipeline: Pipeline
     gallery_threads: ThreadPoolExecutor
     search_threads: ThreadPoolExecutor
+    artefact: Marks  # of the model's files as they were loaded
 
     @property
     def model(self) -> ModelInfo:
@@ -51,14 +54,19 @@ class Parts:
 
     async def search(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what touches the gallery's memory alone, within the deadline; no call that waits for the disk is before it."""
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self.search_threads, partial(call, *args, **kwargs))
-        return await within(self.settings.deadline_s, work)
+        return await within(self.settings.deadline_s, self._call(self.search_threads, call, *args, **kwargs))
 
-    def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+    async def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the gallery from a worker thread; a change that has begun is never given up half-way."""
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self.gallery_threads, partial(call, *args, **kwargs))
+        return await self._call(self.gallery_threads, call, *args, **kwargs)
+
+    async def _call(self, threads: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.telemetry.traces.step(f"gallery.{call.__name__}"):
+            return await asyncio.get_running_loop().run_in_executor(threads, partial(call, *args, **kwargs))
+
+    def check_room(self) -> None:
+        """Raise StoreFull when the gallery's disk has too little room for anything new."""
+        check_room(self.settings.gallery, self.settings.min_free_bytes)
 
 
 def open_embedder(settings: Settings) -> Embedder:
@@ -72,6 +80,8 @@ def open_gallery(settings: Settings, model: ModelInfo) -> LocalGallery:
         return LocalGallery.open(
             settings.gallery, space_id=model.space_id, dim=model.dim, index=settings.index, progress=progress_line()
         )
+    except GalleryLocked as error:
+        raise GalleryLocked(f"{error}; a gallery has one process: no --workers, one service a folder") from None
     except OSError as error:
         raise StartupError(f"{settings.gallery}: got {error.strerror}, wanted a folder to write; set REID_GALLERY") from None
 
@@ -113,4 +123,5 @@ def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, tel
         pipeline=pipeline,
         gallery_threads=ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery"),
         search_threads=ThreadPoolExecutor(max(2, granted_cores()), thread_name_prefix="search"),
+        artefact=marks_of(settings.model),
     )

@@ -20,6 +20,9 @@ from service.intake import RawCrop
 from service.telemetry import Telemetry
 
 T = TypeVar("T")
+SHORTEST_CLOSE_S = 1.0
+SERVED_SHARE = 0.8  # of the deadline; the rest is for decoding, for answering, and for having guessed too little
+
 Pixels = npt.NDArray[np.uint8]
 Embedding = npt.NDArray[np.float32]
 
@@ -58,7 +61,7 @@ class Pipeline:
         decode_threads: int,
     ) -> None:
         self._embedder, self._telemetry = embedder, telemetry
-        self._max_pixels, self._deadline_s = max_pixels, deadline_s
+        self._max_pixels, self._deadline_s, self._decode_threads = max_pixels, deadline_s, decode_threads
         self.decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
         self._not_ready: str | None = "the first forward pass has not run yet"
         self._trial: asyncio.Task[None] | None = None
@@ -67,6 +70,7 @@ class Pipeline:
             batch_max=batch_max,
             queue_max=queue_max,
             max_wait_s=max_wait_s,
+            longest_s=SERVED_SHARE * deadline_s,
             on_batch=self._observe,
         )
 
@@ -81,7 +85,7 @@ class Pipeline:
     async def start(self) -> None:
         """Start the batcher and run one crop through it; until a pass works, the pipeline is not ready."""
         self.batcher.start()
-        await self._try()
+        await self.recover()
 
     async def _try(self) -> None:
         """Run a blank crop through the batcher; how it went is observed there, and a full queue tells nothing."""
@@ -91,28 +95,48 @@ class Pipeline:
 
     async def recover(self) -> None:
         """After a failed pass run another, one at a time: a service that gets no crops could never be ready again."""
-        if self._not_ready is None:
+        if self._not_ready is None or not self.batcher.is_alive:
             return
         if self._trial is None or self._trial.done():
             self._trial = asyncio.get_running_loop().create_task(self._try(), name="trial")
         await asyncio.wait({self._trial}, timeout=self._deadline_s)
 
+    def revive(self) -> bool:
+        """Replace what died under the batcher, not being ready until a pass has worked; tells whether anything had."""
+        if not self.batcher.revive():
+            return False
+        self._not_ready = "the inference thread died; another one has to run a pass first"
+        return True
+
     async def close(self) -> None:
-        """Finish what is queued, then stop the threads."""
-        await self.batcher.close()
-        self.decoders.shutdown()
+        """Finish what is queued, then stop the threads; a pass that hangs is given up."""
+        await self.batcher.close(limit_s=max(SHORTEST_CLOSE_S, self._deadline_s - self.batcher.stalled_s()))
+        self.decoders.shutdown(cancel_futures=True)
 
     def check_room(self) -> None:
-        """Raise Overloaded when not even one crop would be admitted, so that no body is read in vain."""
+        """Refuse when not even one crop would be served, so that no body is read in vain.
+
+        Raises:
+            Overloaded: the queue is full. ModelNotReady: the runtime hangs, and the queue would not be served in time.
+        """
         self.batcher.admit(1).free(1)
+        self._check_moving()
 
     def check_ready(self) -> None:
-        """Raise ModelNotReady when the last forward pass failed, or the next takes longer than a deadline."""
-        stalled_s = self.batcher.stalled_s()
+        """Raise ModelNotReady when nothing computes, the last forward pass failed, or the next takes longer than a deadline."""
+        if not self.batcher.is_alive:
+            raise ModelNotReady("the inference thread died, wanted one; it is replaced within seconds")
         if self._not_ready:
             raise ModelNotReady(self._not_ready)
+        self._check_moving()
+
+    def _check_moving(self) -> None:
+        stalled_s = self.batcher.stalled_s()
         if stalled_s > self._deadline_s:
-            raise ModelNotReady(f"a forward pass has been running or due for {stalled_s:.0f} s, wanted {self._deadline_s:g} s")
+            raise ModelNotReady(
+                f"a forward pass has been running or due for {stalled_s:.0f} s, wanted {self._deadline_s:g} s; "
+                "if it never ends, restart the service"
+            )
 
     async def embed(self, raw: Sequence[RawCrop], *, keep: bool = False) -> list[Embedded | ServiceError]:
         """Embed the crops of one request; a crop that cannot be gives its error in its place.
@@ -128,14 +152,25 @@ class Pipeline:
 
     async def _embed(self, raw: Sequence[RawCrop], *, keep: bool) -> list[Embedded | ServiceError]:
         with self.batcher.admit(len(raw)) as room:
-            loop = asyncio.get_running_loop()
-            prepared = await asyncio.gather(*(loop.run_in_executor(self.decoders, self._prepare, crop, keep) for crop in raw))
+            with self._telemetry.traces.step("decode"):
+                prepared = await self._prepare_all(raw, keep)
             good = [crop for crop in prepared if isinstance(crop, Prepared)]
-            embeddings = iter(await room.submit([crop.pixels for crop in good]))
+            with self._telemetry.traces.step("infer"):  # the wait for the runtime included
+                embeddings = iter(await room.submit([crop.pixels for crop in good]))
         self._telemetry.count_crops(embedded=len(good), refused=len(raw) - len(good))
         return [
             Embedded(next(embeddings), crop.content_hash, crop.jpeg) if isinstance(crop, Prepared) else crop for crop in prepared
         ]
+
+    async def _prepare_all(self, raw: Sequence[RawCrop], keep: bool) -> list[Prepared | ServiceError]:
+        """Decode one request's crops, as many at once as there are threads: the next request gets its turn soon."""
+        loop, lanes = asyncio.get_running_loop(), asyncio.Semaphore(self._decode_threads)
+
+        async def prepare(crop: RawCrop) -> Prepared | ServiceError:
+            async with lanes:
+                return await loop.run_in_executor(self.decoders, self._prepare, crop, keep)
+
+        return await asyncio.gather(*map(prepare, raw))
 
     def _prepare(self, raw: RawCrop, keep: bool) -> Prepared | ServiceError:
         """Decode one crop; runs in a decoding thread."""

@@ -14,6 +14,7 @@ from service.errors import SettingRefused
 
 PREFIX = "REID_"
 ENV_FILE = Path(".env")
+MEGABYTE = 1_000_000
 BUNDLED_MODEL = Path(__file__).parent / "model"
 
 
@@ -43,6 +44,12 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(default=None, validate_default=True, description="Private key of REID_TLS_CERT in PEM form.")
     allow_anonymous: bool = Field(default=False, description="Allow listening beyond loopback without keys.")
     max_body_mb: float = Field(default=32.0, gt=0, description="Largest request body, in megabytes of 1,000,000 bytes.")
+    max_bodies_mb: float = Field(
+        default=256.0, gt=0, validate_default=True, description="Most megabytes of bodies held at once; beyond it, 503."
+    )
+    receive_s: float = Field(
+        default=30.0, gt=0, description="Longest time for a request's head, and for a body slower than 50,000 bytes a second."
+    )
     max_crops: int = Field(default=256, ge=1, description="Most crops in one request.")
     max_pixels: int = Field(default=16_000_000, ge=1, description="Most pixels in one crop, checked before decoding.")
     batch_max: int = Field(default=16, ge=1, description="Most crops in one forward pass.")
@@ -51,11 +58,15 @@ class Settings(BaseSettings):
     )
     queue_max: int = Field(default=512, ge=1, description="Most crops waiting for the runtime; beyond it, 503 at once.")
     deadline_s: float = Field(default=30.0, gt=0, description="Longest time from a read body to its answer, in seconds.")
+    min_free_mb: float = Field(
+        default=100.0, ge=0, description="Least megabytes free on the gallery's disk; below it, enrolling answers 507."
+    )
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto", description="Execution provider; auto takes CUDA when it is there, else the CPU."
     )
     threads: int = Field(default=0, ge=0, description="Threads of the runtime; 0 takes the cores granted to the process.")
     keep_crops: bool = Field(default=True, description="Keep a small JPEG of every enrolled crop, for people to look at.")
+    traces: bool = Field(default=False, description="Send OpenTelemetry traces, as OTEL_* variables say; wants the extra [otel].")
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on standard error.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
 
@@ -68,6 +79,15 @@ class Settings(BaseSettings):
             raise ValueError(f"is in the gallery's folder {gallery}, wanted another place")
         return snapshots
 
+    @field_validator("max_bodies_mb")
+    @classmethod
+    def check_bodies(cls, max_bodies_mb: float, info: ValidationInfo) -> float:
+        """Refuse a limit that a single allowed body would exceed."""
+        one = info.data.get("max_body_mb", 0.0)
+        if max_bodies_mb < one:
+            raise ValueError(f"is less than REID_MAX_BODY_MB={one:g}, wanted at least that")
+        return max_bodies_mb
+
     @field_validator("tls_key")
     @classmethod
     def check_tls(cls, tls_key: Path | None, info: ValidationInfo) -> Path | None:
@@ -79,7 +99,17 @@ class Settings(BaseSettings):
     @property
     def max_body_bytes(self) -> int:
         """The body limit in bytes."""
-        return int(self.max_body_mb * 1_000_000)
+        return int(self.max_body_mb * MEGABYTE)
+
+    @property
+    def max_bodies_bytes(self) -> int:
+        """The limit of all bodies together in bytes."""
+        return int(self.max_bodies_mb * MEGABYTE)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """The least room on the gallery's disk in bytes."""
+        return int(self.min_free_mb * MEGABYTE)
 
 
 def read_settings() -> Settings:

@@ -9,15 +9,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from service.batcher import BatchReport
 from service.manifest import ModelInfo
+from service.tracing import NO_TRACES, Traces
 
 FAST_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Telemetry:
-    """One application's metrics, in a registry of its own."""
+    """One application's metrics, in a registry of its own, and its traces."""
 
-    def __init__(self) -> None:
+    def __init__(self, traces: Traces = NO_TRACES) -> None:
+        self.traces = traces
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter("reid_requests", "Answered requests.", ("method", "route", "status"), registry=registry)
@@ -32,7 +34,13 @@ class Telemetry:
         self.commit_seconds = self._seconds("reid_commit_seconds", "One durable enrolment.")
         self.gallery_entries = Gauge("reid_gallery_entries", "Enrolled entries.", registry=registry)
         self.gallery_identities = Gauge("reid_gallery_identities", "Enrolled identities.", registry=registry)
+        self.free_bytes = Gauge("reid_disk_free_bytes", "Room on the gallery's disk.", registry=registry)
         self.waiting = Gauge("reid_queue_crops", "Crops waiting for the runtime.", registry=registry)
+        self.body_bytes = Gauge("reid_body_bytes", "Bytes of bodies whose requests are not answered yet.", registry=registry)
+        self.stalled_seconds = Gauge(
+            "reid_inference_stalled_seconds", "How long the pass under way has taken.", registry=registry
+        )
+        self.inference_deaths = Counter("reid_inference_deaths", "Inference threads that died.", registry=registry)
         self.model = Gauge(
             "reid_model_info", "The model in use; always 1.", ("model_id", "space_id", "provider"), registry=registry
         )

@@ -1,5 +1,7 @@
 """The model, the probes and the metrics."""
 
+import math
+from contextlib import suppress
 from typing import Any
 
 import onnxruntime
@@ -7,8 +9,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from gallery.errors import GalleryError, StoreFull, StoreUnavailable
+from gallery.local import LocalGallery
 from service.answers import error_answer, json_answer
-from service.errors import ModelNotReady
+from service.errors import ModelNotReady, status_and_code
+from service.health import free_bytes, replaced
 from service.parts import Parts
 from service.routes.common import READS, PartsDep, model_header, only
 from service.routes.documents import LISTING, MODEL_HEADER, OPEN, READING, refusals, success
@@ -22,6 +27,7 @@ LIVE_DOCS = refusals(*OPEN) | success(200, "The process answers.", example=ALIVE
 READY_DOCS = refusals(*OPEN, ModelNotReady) | success(200, "Every part is ready.", example=READY)
 METRICS_DOCS = refusals(*LISTING) | success(200, "Prometheus text.", content=METRICS_TEXT)
 
+MODEL_REPLACED = "ready; on the disk {} changed since: the loaded model goes on, restart the service to use another"
 GALLERY_NOT_READY = (
     "closed, its index could not be rebuilt, or its files were removed or replaced; put them back or restore a snapshot, "
     "then restart the service"
@@ -55,26 +61,53 @@ async def livez() -> Response:
 
 @router.get("/readyz", dependencies=[only(NoQuery)], response_model=ReadyAnswer, responses=READY_DOCS)
 async def readyz(request: Request, parts: PartsDep) -> Response:
-    """Answer 200 while crops can be embedded and the gallery searched, else 503 naming the part that cannot."""
+    """Answer 200 while crops can be embedded, found and enrolled, else 503 naming the part that cannot."""
     await parts.pipeline.recover()
-    states, code = {"model": "ready", "gallery": "ready"}, None
-    if not parts.gallery.is_ready:
-        states["gallery"], code = GALLERY_NOT_READY, "gallery_not_ready"
+    states, faults = part_states(parts)
+    if not faults:
+        return json_answer({"ready": True, "parts": states})
+    message = "; ".join(f"{part}: {states[part]}" for part in faults)
+    return error_answer(request, status=503, code=next(iter(faults.values())), message=message, extra={"parts": states})
+
+
+def part_states(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
+    """Ask every part.
+
+    Returns:
+        What each says of itself, and the error codes of those that are not ready, the model's first.
+    """
+    states, faults = {"model": "ready", "gallery": "ready", "disk": "ready"}, {}
+    changed = replaced(parts.settings.model, parts.artefact)
+    if changed:
+        states["model"] = MODEL_REPLACED.format(" and ".join(changed))
     try:
         parts.pipeline.check_ready()
     except ModelNotReady as error:
-        states["model"], code = str(error), "model_not_ready"
-    if code is None:
-        return json_answer({"ready": True, "parts": states})
-    message = "; ".join(f"{part}: {state}" for part, state in states.items() if state != "ready")
-    return error_answer(request, status=503, code=code, message=message, extra={"parts": states})
+        states["model"], faults["model"] = str(error), "model_not_ready"
+    if not parts.gallery.is_ready:
+        states["gallery"], faults["gallery"] = GALLERY_NOT_READY, "gallery_not_ready"
+    try:
+        parts.check_room()
+    except (StoreFull, StoreUnavailable) as error:
+        states["disk"], faults["disk"] = str(error), status_and_code(type(error))[1]
+    return states, faults
 
 
 @router.get("/metrics", dependencies=[READS, only(NoQuery)], response_class=Response, responses=METRICS_DOCS)
 async def metrics(parts: PartsDep) -> Response:
-    """Show the metrics in Prometheus' text form."""
-    stats = await parts.read(parts.gallery.stats)
-    parts.telemetry.gallery_entries.set(stats.entries)
-    parts.telemetry.gallery_identities.set(stats.identities)
-    parts.telemetry.waiting.set(parts.pipeline.batcher.waiting)
-    return Response(parts.telemetry.text(), media_type=CONTENT_TYPE_LATEST)
+    """Show the metrics in Prometheus' text form; what a gallery that is not ready cannot tell is NaN."""
+    telemetry, entries, identities, free = parts.telemetry, math.nan, math.nan, math.nan
+    with suppress(GalleryError):
+        entries, identities = await parts.search(num_enrolled, parts.gallery)
+        free = free_bytes(parts.settings.gallery)
+    telemetry.gallery_entries.set(entries)
+    telemetry.gallery_identities.set(identities)
+    telemetry.free_bytes.set(free)
+    telemetry.waiting.set(parts.pipeline.batcher.waiting)
+    return Response(telemetry.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def num_enrolled(gallery: LocalGallery) -> tuple[int, int]:
+    """Count entries and identities in memory: unlike stats(), without waiting for an erasure that rewrites the file."""
+    with gallery._mirror.reading() as memory:
+        return len(memory), len(memory.columns.pids)

@@ -21,7 +21,7 @@ def test_the_model_is_described_with_what_runs_it(client):
 
 def test_a_started_service_is_alive_and_ready(client):
     assert client.get("/livez").json() == {"alive": True}
-    assert client.get("/readyz").json() == {"ready": True, "parts": {"model": "ready", "gallery": "ready"}}
+    assert client.get("/readyz").json() == {"ready": True, "parts": {"model": "ready", "gallery": "ready", "disk": "ready"}}
 
 
 def test_a_service_whose_first_pass_failed_is_alive_and_not_ready(serving, without):

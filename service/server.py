@@ -1,0 +1,128 @@
+"""The server under the application: uvicorn, with the limits on connections and on requests' heads that it lacks."""
+
+import asyncio
+import http
+import logging
+import resource
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES = 65_536  # an embedding of 2048 floats in a URL takes 11,000
+FILES_KEPT = 256  # descriptors that connections leave to the gallery, to snapshots and to libraries
+MOST_CONNECTIONS = 20_000
+
+log = logging.getLogger("service")
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Limits of connections.
+
+    Args:
+        connections: most of them at once; one more is told so and closed.
+        patience_s: how long a request's head may take, from its first byte, or from the opening of the connection.
+    """
+
+    connections: int
+    patience_s: float
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection, closed when a request's head is too slow or too long, or when there are too many connections."""
+
+    def __init__(self, *args: Any, doors: Doors, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._doors = doors
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_in_head = False  # the first byte of a head has come and the last one has not
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head, or refuse the connection."""
+        super().connection_made(transport)
+        if len(self.connections) > self._doors.connections:
+            self._refuse(503, "overloaded", f"{self._doors.connections} connections are open, which is the limit; try again")
+        else:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came, unless it makes a head too long."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait_for_head()  # uvicorn stops its own clock for idle connections at any byte
+        super().data_received(data)
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._refuse(431, "head_too_large", f"got a request line and headers of over {HEAD_BYTES} bytes; send fewer")
+
+    def on_message_begin(self) -> None:
+        """Begin to count a head."""
+        self._is_in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop waiting: from here on the application has the limits."""
+        self._is_in_head = False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _wait_for_head(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._doors.patience_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self._is_in_head:
+            self._refuse(408, "receive_timeout", f"got no whole head within {self._doors.patience_s:g} s; send it faster")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answer in the form of all errors, below the application, and close."""
+        log.warning("refused a connection", extra={"fields": {"code": code, "client": self.client}})
+        body = orjson.dumps({"error": {"code": code, "message": message, "request_id": ""}})
+        phrase = http.HTTPStatus(status).phrase
+        lines = [f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += (["Retry-After: 1"] if status == 503 else []) + ["Connection: close", "", ""]
+        self.transport.write("\r\n".join(lines).encode() + body)
+        self.transport.close()
+
+
+def connection_limit() -> int:
+    """Let the process open as many files as it may, and give the most connections that leave some to others."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_CONNECTIONS + FILES_KEPT if hard == resource.RLIM_INFINITY else min(hard, MOST_CONNECTIONS + FILES_KEPT)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - FILES_KEPT)
+
+
+def make_server(app: Any, *, doors: Doors, drain_s: float, **tls: Any) -> uvicorn.Server:
+    """Build the server of one process; `drain_s` is how long answers under way are waited for at its end."""
+    config = uvicorn.Config(
+        app,
+        http=partial(GuardedProtocol, doors=doors),  # type: ignore[arg-type]  # a maker of protocols is all that is needed
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=int(drain_s),
+        **tls,
+    )
+    return uvicorn.Server(config)
