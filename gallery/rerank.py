@@ -15,14 +15,15 @@ R rows of a chunk. A re-ranked distance (lower is closer) depends on the whole s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.neighbours import BLOCK_BYTES, Neighbours, Progress, find_neighbours, pair_cosines, sq_dist
+from gallery.neighbours import BLOCK_BYTES, Progress, find_neighbours, pair_cosines, sq_dist
+from gallery.neighbours import Neighbours as Neighbours  # for those who bring a `find` of their own
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -68,6 +69,7 @@ def prepare(
     k2: int = 6,
     blend: float = 0.3,
     block_bytes: int = BLOCK_BYTES,
+    find: Callable[..., Neighbours] = find_neighbours,
     progress: Progress | None = None,
 ) -> Neighbourhoods:
     """Finds the weighted k-reciprocal neighbourhoods of all crops.
@@ -78,6 +80,7 @@ def prepare(
         k2: crops, itself among them, whose neighbourhoods are averaged into a crop's own; 1 averages nothing.
         blend: the paper's lambda, the share of the original distance: 0 is Jaccard alone, 1 the original order.
         block_bytes: worked on at a time; several of that size may be held at once. No result depends on it.
+        find: finds the neighbours as find_neighbours does, with the same keywords: on another device, for instance.
         progress: called with the number of crops whose neighbours were found since the last call; N in all. Nearly all of
             the time goes there.
     Raises: ValueError for what cannot be re-ranked.
@@ -88,7 +91,7 @@ def prepare(
     num_query, num_gallery = len(query_QD), len(gallery_GD)
     cosines_QG = np.empty((num_query, num_gallery), np.float32) if 4 * num_query * num_gallery <= KEPT_BYTES else None
     blocks: dict[str, Any] = {"block_bytes": block_bytes, "cross": cosines_QG, "progress": progress}
-    neighbours = find_neighbours(query_QD, gallery_GD, k=k1 + 1, **blocks)
+    neighbours = find(query_QD, gallery_GD, k=k1 + 1, **blocks)
     own = _weighted(query_QD, gallery_GD, neighbours, k1, block_bytes)
     weights = _expanded(neighbours.index[:, :k2], own, block_bytes)
     cut = int(weights.starts[num_query])
