@@ -143,7 +143,8 @@ def search_and_compare(
         result = parts.gallery.search(row, k=query.k, where=where, group_by="entry", rerank=rerank)
         closest = parts.gallery.search(row, k=2, where=where).matches
     first = result.matches[:1]
-    return result, first + tuple(match for match in closest if match.pid != first[0].pid)
+    shown = {match.pid for match in first}  # none, where somebody was enrolled between two searches of an empty gallery
+    return result, first + tuple(match for match in closest if match.pid not in shown)
 
 
 def rerank_of(query: SearchQuery) -> Rerank | None:
