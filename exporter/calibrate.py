@@ -18,6 +18,7 @@ from training.progress import progress
 
 NUM_CROPS = 256  # whose ranges are taken; of a ResNet-50 trained on Market-1501 they cost 0.07 points of mAP
 NUM_HELD = 64  # kept apart from them, to see what int8 does to crops that it was not calibrated on
+LEAST_CROPS = 42  # that the comparison with torch needs for its batches
 BATCH_SIZE = 8
 SEED = 0
 
@@ -31,8 +32,8 @@ class CalibrationSet:
     held: np.ndarray
 
     def all(self) -> np.ndarray:
-        """Returns every crop, those held apart last."""
-        return np.concatenate([self.crops, self.held])
+        """Returns every crop, those held apart first."""
+        return np.concatenate([self.held, self.crops])
 
     def description(self) -> dict[str, Any]:
         """Returns what the manifest says of it."""
@@ -53,9 +54,9 @@ def draw(folder: Path, facts: Facts) -> CalibrationSet:
     data = dataset.read_dataset(folder, cameras=facts.has_cameras)
     chosen = np.random.default_rng(SEED).permutation(len(data.train))[: NUM_CROPS + NUM_HELD]
     size = {"height": facts.config.height, "width": facts.config.width}
-    if len(chosen) < 2:
+    if len(chosen) < LEAST_CROPS:
         raise ValueError(
-            f"--calibrate {folder}: got {len(chosen)} training crops, wanted at least 2, better {NUM_CROPS + NUM_HELD}"
+            f"--calibrate {folder}: got {len(chosen)} training crops, wanted {LEAST_CROPS} or more, better {NUM_CROPS + NUM_HELD}"
         )
     crops = np.stack([transforms.load_crop(data.train[index].path, **size) for index in chosen])
     num_held = max(1, len(crops) * NUM_HELD // (NUM_CROPS + NUM_HELD))
@@ -64,7 +65,9 @@ def draw(folder: Path, facts: Facts) -> CalibrationSet:
 
 def run_batches(model: ModelProto, outputs: Sequence[str], crops: np.ndarray) -> Iterator[list[np.ndarray]]:
     """Yields the outputs of a model batch by batch."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the service runs it, whatever the processor
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for start in range(0, len(crops), BATCH_SIZE):
         yield session.run(list(outputs), {INPUT: crops[start : start + BATCH_SIZE]})
 

@@ -110,16 +110,14 @@ class BoundRunner:
 
 def provider_options(choice: Choice, model: ModelInfo, ladder: Sequence[int]) -> list[tuple[str, dict[str, str]]]:
     """Give each execution provider of a choice its options."""
-    graphs = "1" if choice.is_graphed else "0"
     shapes = {name: f"{model.input_name}:{size}x{model.height}x{model.width}x3" for name, size in rungs(ladder).items()}
     options = {
         "CUDAExecutionProvider": {
-            "enable_cuda_graph": graphs if choice.name == "cuda" else "0",
+            "enable_cuda_graph": "1" if choice.is_graphed else "0",
             "use_tf32": "0",  # an fp32 artefact means fp32; who wants speed exports fp16
             "arena_extend_strategy": "kSameAsRequested",  # the ladder is all that will ever be asked for
         },
         "TensorrtExecutionProvider": {
-            "trt_cuda_graph_enable": graphs,
             "trt_fp16_enable": "1" if model.manifest.get("precision") == "fp16" else "0",
             **shapes,
         },

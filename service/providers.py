@@ -35,7 +35,7 @@ CUDA_CHOICES = (Choice("cuda", CUDA, is_graphed=True), Choice("cuda", CUDA))
 CHOICES = {
     "cpu": (CPU,),
     "cuda": CUDA_CHOICES,
-    "tensorrt": (Choice("tensorrt", TENSORRT, is_graphed=True), Choice("tensorrt", TENSORRT)),
+    "tensorrt": (Choice("tensorrt", TENSORRT),),  # it captures one graph whatever its id, and the ladder needs one a size
     "auto": (*CUDA_CHOICES, CPU),
 }
 

@@ -104,7 +104,9 @@ def runtime_embedder(path: Path) -> Embed:
     """Returns the embed function of an ONNX file on ONNX Runtime's CPU provider."""
     import onnxruntime  # only exported artefacts need it; training installs do not
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the service runs it, whatever the processor
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def embed(crops: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ def test_a_crop_embeds_alike_alone_and_in_a_batch_of_32(embedder: Embedder, crop
 
 
 def test_64_crops_at_once_each_get_the_embedding_they_get_alone(embedder: Embedder, crops: np.ndarray, tmp_path: Path) -> None:
-    app = create_app(Settings(gallery=tmp_path / "gallery", _env_file=None), embed=embedder)
+    settings = Settings(gallery=tmp_path / "gallery", deadline_s=600, _env_file=None)  # however slow the machine
+    app = create_app(settings, embed=embedder)
 
     async def ask_all() -> list[httpx.Response]:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=120)

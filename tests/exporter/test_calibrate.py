@@ -55,7 +55,7 @@ def test_a_list_without_training_crops_cannot_calibrate(drawn, trained, tmp_path
     query, gallery = sorted((drawn / "query").iterdir())[0], sorted((drawn / "bounding_box_test").iterdir())[-1]
     lines = ["path,pid,camid,split", f"{query},1,1,query", f"{gallery},1,2,gallery"]
     (tmp_path / "crops.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"crops\.csv: got 0 training crops, wanted at least 2, better 320"):
+    with pytest.raises(ValueError, match=r"crops\.csv: got 0 training crops, wanted 42 or more, better 320"):
         draw(tmp_path / "crops.csv", load_facts(trained))
 
 
