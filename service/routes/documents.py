@@ -31,6 +31,7 @@ LISTING: Errors = (*READING, *STORED, errors.DeadlineExceeded)
 CHANGING: Errors = (*WRITING, *STORED, gallery.StoreFull)
 EMBEDDING: Errors = (
     errors.BodyTooLarge,
+    errors.ReceiveTimeout,
     errors.ImageTooLarge,
     errors.TooManyCrops,
     errors.UnsupportedMedia,

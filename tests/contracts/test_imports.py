@@ -33,6 +33,7 @@ ALSO = {
     "training/evaluate.py": {"onnxruntime"},
     "gallery/commands.py": {"service.embedder", "service.crops", "service.errors"},  # python -m gallery reembed runs a model
     **{name: {"httpx"} for name in CLIENT},
+    "service/tracing.py": {"opentelemetry"},
 }
 
 
