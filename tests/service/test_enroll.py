@@ -354,3 +354,10 @@ def test_a_caller_who_leaves_while_queued_enrolls_nothing(serving, without, pict
 
     client.run(start_and_leave())
     assert client.get("/gallery/stats").json()["entries"] == 0
+
+
+def test_nothing_is_enrolled_while_the_disk_is_nearly_full(serving, pictures):
+    client = serving(min_free_mb=10**12)
+    answer = client.post("/gallery", files=files(pictures(0)), data={"pid": "ann"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "store_full")
+    assert client.get("/gallery/stats").json()["entries"] == 0
