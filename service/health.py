@@ -34,7 +34,7 @@ def free_bytes(folder: Path) -> int:
     try:
         return shutil.disk_usage(folder).free
     except OSError as error:
-        raise StoreUnavailable(f"the gallery in {folder} cannot be used: {error.strerror}; put it back") from None
+        raise StoreUnavailable(f"{folder} was removed or replaced ({error.strerror}); put the gallery's folder back") from None
 
 
 def check_room(folder: Path, wanted: int) -> None:

@@ -91,7 +91,7 @@ class DictGallery:
                 name = entry_id if group_by == "entry" else entry.pid
                 cosines[name].append(float(halved(entry.embedding).astype(float) @ query.astype(float)))
         counted = {"max": 1, "mean": None, "best": best_of}[pool]
-        return {name: (float(np.mean(sorted(given)[::-1][:counted])), len(given)) for name, given in cosines.items()}
+        return {name: (min(1.0, np.mean(sorted(given)[::-1][:counted])), len(given)) for name, given in cosines.items()}
 
 
 def _standing(entries, new):
