@@ -12,10 +12,10 @@ from PIL import Image
 from gallery.errors import GalleryError
 from service.access import read_access
 from service.app import create_app
+from service.doors import Doors, connection_limit, make_server
 from service.embedder import one_line
 from service.errors import ServiceError, SettingRefused
 from service.parts import open_embedder, open_gallery
-from service.server import Doors, connection_limit, make_server
 from service.settings import Settings, describe_settings, given_names, read_settings, unknown_settings
 from service.telemetry import configure_logging
 from service.tls import tls_options

@@ -1,50 +1,13 @@
-"""Batching: order, pairing, room, failure, cancellation, draining."""
+"""Batching: order, pairing, cancellation, draining."""
 
 import asyncio
-import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batcher import Batcher
-from service.errors import InferenceFailed, Overloaded, TooManyCrops
-
-
-class Gate:
-    """A `run` that doubles numbers, notes its batches, and stands still while it is shut."""
-
-    def __init__(self, *, shut=False):
-        self.batches = []
-        self.entered = threading.Semaphore(0)
-        self.open = threading.Event()
-        if not shut:
-            self.open.set()
-
-    def __call__(self, batch):
-        self.batches.append(list(batch))
-        self.entered.release()
-        assert self.open.wait(timeout=10)
-        return [2 * item for item in batch]
-
-    async def until_entered(self):
-        await asyncio.to_thread(self.entered.acquire, timeout=10)
-
-
-def batcher_of(run, **limits):
-    return Batcher(run, **{"batch_max": 4, "queue_max": 100, **limits})
-
-
-async def ask(batcher, items):
-    with batcher.admit(len(items)) as room:
-        return await room.submit(items)
-
-
-async def queued(batcher, items):
-    """Start asking and return once the items stand in the queue."""
-    task = asyncio.ensure_future(ask(batcher, items))
-    await asyncio.sleep(0)
-    return task
+from service.errors import InferenceFailed, Overloaded
+from tests.service.batching import Gate, ask, batcher_of, queued
 
 
 def test_results_come_back_in_the_order_of_the_items():
@@ -71,43 +34,6 @@ def test_everything_that_waited_for_the_runtime_makes_the_next_batch():
         await batcher.close()
 
     asyncio.run(main())
-
-
-def test_a_request_beyond_the_room_left_is_refused_at_once():
-    async def main():
-        gate = Gate(shut=True)
-        batcher = batcher_of(gate, queue_max=3)
-        batcher.start()
-        running = await queued(batcher, [0])
-        await gate.until_entered()
-        waiting = await queued(batcher, [1, 2])
-        with pytest.raises(Overloaded, match="2 crops wait and 3 is the limit") as refusal:
-            batcher.admit(2)
-        assert refusal.value.retry_after_s > 0
-        gate.open.set()
-        assert await asyncio.gather(running, waiting) == [[0], [2, 4]]
-        await batcher.close()
-
-    asyncio.run(main())
-
-
-def test_the_advice_when_to_return_is_the_time_that_the_queue_takes():
-    async def main():
-        times = iter(range(100))  # every reading is a second after the last: queueing 1, starting 1, ending 1
-        batcher = batcher_of(Gate(), queue_max=8, clock=lambda: float(next(times)))
-        batcher.start()
-        await ask(batcher, [1, 2])
-        with batcher.admit(8), pytest.raises(Overloaded) as refusal:
-            batcher.admit(1)
-        await batcher.close()
-        return refusal.value.retry_after_s
-
-    assert asyncio.run(main()) == pytest.approx(8 / 2)
-
-
-def test_a_request_beyond_the_whole_queue_is_told_so():
-    with pytest.raises(TooManyCrops, match="got 5 crops, the queue holds 3"):
-        batcher_of(Gate(), queue_max=3).admit(5)
 
 
 def test_room_that_is_not_used_is_given_back():
@@ -262,23 +188,6 @@ def test_a_report_names_what_a_failed_batch_raised():
 
     (report,) = asyncio.run(main())
     assert isinstance(report.error, RuntimeError)
-
-
-def test_a_queue_that_nobody_serves_is_stalled_and_an_empty_one_never():
-    async def main():
-        times = [5.0]
-        batcher = batcher_of(Gate(), clock=lambda: times[0])  # never started
-        assert batcher.stalled_s() == 0
-        tasks = [await queued(batcher, [1])]
-        times[0] = 7.0
-        tasks.append(await queued(batcher, [2]))
-        stalled_s = batcher.stalled_s()
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        return stalled_s, batcher.stalled_s()
-
-    assert asyncio.run(main()) == (2.0, 0.0)
 
 
 @settings(max_examples=30, deadline=None)

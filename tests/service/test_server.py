@@ -28,10 +28,10 @@ LONGEST_S = 120  # no test keeps a server longer; it is killed, and whoever wait
 class Server:
     """One process of the service on a port of its own."""
 
-    def __init__(self, **settings):
+    def __init__(self, code=None, **settings):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("REID_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            [sys.executable, *(["-m", "service"] if code is None else ["-c", code])],
             cwd=ROOT,
             env={**clean, "REID_PORT": "0", "REID_THREADS": "1", **settings},
             stdout=subprocess.PIPE,
@@ -55,7 +55,8 @@ class Server:
         self.until_logged(" serving ")
         found = self.log[-1].split("url=")[1].split()[0]
         self.until_logged("Application startup complete")
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as http:  # it is logged before the socket listens
+        # It is logged before the socket listens.
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8, verify=False)) as http:
             assert http.get(f"{found}/livez").status_code == 200
         return found
 
@@ -179,9 +180,51 @@ def test_sixty_four_connections_at_once_each_get_their_own_and_long_urls_are_rea
     assert wide.status_code == 422 and wide.json()["error"]["code"] == "dimension_mismatch"
 
 
+HANGING = """
+import sys, time
+from service import __main__ as main
+
+def open_embedder(settings, real=main.open_embedder):
+    embedder = real(settings)
+    passes = iter([embedder.embed])  # the one at the start works
+    embed = lambda self, crops: next(passes, hang)(crops)
+    return type("Hanging", (), {"model": embedder.model, "provider": "none", "embed": embed})()
+
+def hang(crops):
+    time.sleep(1000)
+
+main.open_embedder = open_embedder
+sys.exit(main.main([]))
+"""
+
+
+def test_sigterm_ends_a_service_whose_runtime_hangs(start, pictures):
+    server = start(code=HANGING, REID_DEADLINE_S="0.5")
+    url = server.url()
+    assert httpx.post(f"{url}/embed", files={"crops": pictures(1)}).status_code == 504
+    assert httpx.get(f"{url}/readyz").status_code == 503
+    assert httpx.get(f"{url}/livez").status_code == 200
+    assert server.stop() == -signal.SIGTERM
+
+
+def test_sigterm_waits_for_no_connection_that_says_nothing(start):
+    server = start(REID_RECEIVE_S="1000")
+    address = urlsplit(server.url())
+    with closing(socket.create_connection((address.hostname, address.port), timeout=30)) as connection:
+        connection.sendall(b"GET /livez HT")
+        assert server.stop() == -signal.SIGTERM
+
+
+def test_https_is_served_with_a_certificate(start):
+    folder = ROOT / "tests" / "golden" / "tls"
+    url = start(REID_TLS_CERT=str(folder / "cert.pem"), REID_TLS_KEY=str(folder / "key.pem")).url()
+    assert url.startswith("https://")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY: got 4, wanted 1: one process owns a gallery; unset it"),
         ({"REID_PORT": "http"}, "cannot start: REID_PORT: "),
         ({"REID_MODEL": "/nowhere"}, "/nowhere/manifest.json: got No such file or directory, wanted an artefact folder"),
     ],
@@ -198,7 +241,7 @@ def test_a_gallery_of_another_model_stops_the_start_with_one_line(start, tmp_pat
 
 
 def test_a_gallery_in_use_is_refused(settings, fake):
-    with open_gallery(settings, fake().model), pytest.raises(GalleryLocked):
+    with open_gallery(settings, fake().model), pytest.raises(GalleryLocked, match="one process: no --workers"):
         open_gallery(settings, fake().model)
 
 

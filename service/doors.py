@@ -67,6 +67,10 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._head_bytes > HEAD_BYTES:
                 self._refuse(431, "head_too_large", f"got a request line and headers of over {HEAD_BYTES} bytes; send fewer")
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, "invalid_http", f"got what is no HTTP/1.1 request ({msg}), wanted one")
+
     def on_message_begin(self) -> None:
         """Begin to count a head."""
         self._is_in_head, self._head_bytes = True, 0
@@ -107,10 +111,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def connection_limit() -> int:
     """Let the process open as many files as it may, and give the most connections that leave some to others."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = MOST_CONNECTIONS + FILES_KEPT if hard == resource.RLIM_INFINITY else min(hard, MOST_CONNECTIONS + FILES_KEPT)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(1, allowed - FILES_KEPT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_CONNECTIONS + FILES_KEPT
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(1, wanted - FILES_KEPT)
 
 
 def make_server(app: Any, *, doors: Doors, drain_s: float, **tls: Any) -> uvicorn.Server:

@@ -1,0 +1,121 @@
+"""A batch that fails, a thread that dies, a pass that hangs."""
+
+import asyncio
+
+from service.errors import InferenceFailed
+from tests.service.batching import Gate, ask, batcher_of, queued
+
+
+def test_a_queue_that_nobody_serves_is_stalled_and_an_empty_one_never():
+    async def main():
+        times = [5.0]
+        batcher = batcher_of(Gate(), clock=lambda: times[0])  # never started
+        assert batcher.stalled_s() == 0
+        tasks = [await queued(batcher, [1])]
+        times[0] = 7.0
+        tasks.append(await queued(batcher, [2]))
+        stalled_s = batcher.stalled_s()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return stalled_s, batcher.stalled_s()
+
+    assert asyncio.run(main()) == (2.0, 0.0)
+
+
+def test_who_shares_a_batch_with_one_that_fails_is_served_all_the_same():
+    async def main():
+        def run(batch):
+            if 13 in batch:
+                raise RuntimeError("unlucky")
+            return batch
+
+        reports = []
+        gate = Gate(shut=True)
+        batcher = batcher_of(lambda batch: gate(batch) and run(batch), on_batch=reports.append)
+        batcher.start()
+        tasks = [await queued(batcher, [0])]
+        await gate.until_entered()
+        tasks += [await queued(batcher, items) for items in ([1], [13], [2, 3])]
+        gate.open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.close()
+        return results, [report.size for report in reports if report.error is not None]
+
+    results, failed = asyncio.run(main())
+    assert [results[0], results[1], results[3]] == [[0], [1], [2, 3]]
+    assert isinstance(results[2], InferenceFailed) and failed == [4, 1]
+
+
+def test_a_caller_who_left_a_failed_batch_is_not_tried_again():
+    async def main():
+        gate = Gate(shut=True)
+
+        def run(batch):
+            gate(batch)
+            if len(batch) > 1:
+                raise RuntimeError("unlucky")
+            return batch
+
+        batcher = batcher_of(run)
+        first, leaving = await queued(batcher, [1]), await queued(batcher, [2])
+        batcher.start()
+        await gate.until_entered()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        gate.open.set()
+        assert await first == [1]
+        await batcher.close()
+        return gate.batches
+
+    assert asyncio.run(main()) == [[1, 2], [1]]
+
+
+def test_a_dead_thread_is_replaced_and_what_waited_is_served():
+    async def main():
+        batcher = batcher_of(Gate())
+        batcher.start()
+        batcher._thread.stop()
+        batcher._thread._thread.join(timeout=10)
+        waiting = await queued(batcher, [1])
+        assert not batcher.is_alive and batcher.revive() and batcher.is_alive and not batcher.revive()
+        assert await waiting == [2]
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_forming_batches_goes_on_after_it_failed(caplog):
+    surprises = [ZeroDivisionError()]
+
+    def on_batch(report):
+        if surprises:
+            raise surprises.pop()
+
+    async def main():
+        batcher = batcher_of(Gate(), on_batch=on_batch)
+        batcher.start()
+        assert await ask(batcher, [1]) == [2]
+        await asyncio.wait([batcher._former])
+        waiting = await queued(batcher, [3])
+        assert not batcher.is_alive and batcher.revive()
+        assert await waiting == [6]
+        await batcher.close()
+
+    asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records] == ["forming batches failed"]
+
+
+def test_closing_gives_up_a_batch_that_hangs(caplog):
+    async def main():
+        gate = Gate(shut=True)
+        batcher = batcher_of(gate)
+        batcher.start()
+        hanging = await queued(batcher, [0])
+        await gate.until_entered()
+        await batcher.close(limit_s=0.01)
+        hanging.cancel()
+        gate.open.set()
+
+    asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records] == ["a forward pass hangs and is given up"]

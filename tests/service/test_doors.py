@@ -1,0 +1,171 @@
+"""Connections: slow and long heads, too many of them, and what is no HTTP."""
+
+import asyncio
+import json
+import resource
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.doors import FILES_KEPT, Doors, connection_limit, make_server
+
+PATIENT = Doors(connections=100, patience_s=20.0)
+HASTY = Doors(connections=100, patience_s=0.1)
+WHOLE = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+async def answer_after_reading(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for kind in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{kind}.complete"})
+        return
+    more = scope["path"] != "/refuse"
+    while more:
+        more = (await receive()).get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def running(doors):
+    """A server with these limits; gives a way to connect to it."""
+    server = make_server(answer_after_reading, doors=doors, drain_s=1)
+    server.config.port, server.config.host = 0, "127.0.0.1"
+    serving = asyncio.ensure_future(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.001)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    writers = []
+
+    async def connect():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        return reader, writer
+
+    try:
+        async with asyncio.timeout(20):
+            yield connect
+    finally:
+        for writer in writers:
+            writer.close()
+        server.should_exit = True
+        await serving
+
+
+def answer_to(sent, doors):
+    """What a connection hears, until it is closed, when it sends this and no more."""
+
+    async def main():
+        async with running(doors) as connect:
+            reader, writer = await connect()
+            writer.write(sent)
+            return await reader.read()
+
+    return asyncio.run(main())
+
+
+def error_of(answer):
+    return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+
+
+def test_a_head_that_stops_coming_is_answered_408():
+    answer = answer_to(b"GET / HTTP/1.1\r\nHost: he", HASTY)
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n") and error_of(answer) == "receive_timeout"
+
+
+def test_a_connection_that_says_nothing_is_closed():
+    assert answer_to(b"", HASTY) == b""
+
+
+@pytest.mark.parametrize("trickle", [b"GET / HTTP/1.1\r\nX-A: " + b"a" * 1000, b"\r\n" * 500], ids=["head", "empty lines"])
+def test_a_head_that_trickles_after_an_answer_is_given_up(trickle):
+    async def main():
+        async with running(HASTY) as connect:
+            reader, writer = await connect()
+            writer.write(WHOLE)
+            await reader.readexactly(len(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
+            for byte in trickle:
+                writer.write(bytes([byte]))
+                try:
+                    async with asyncio.timeout(0.02):
+                        return await reader.read()
+                except TimeoutError:
+                    pass
+
+    assert asyncio.run(main()) is not None
+
+
+def test_the_rest_of_a_refused_body_may_not_trickle_for_ever():
+    async def main():
+        async with running(HASTY) as connect:
+            reader, writer = await connect()
+            writer.write(b"POST /refuse HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n")
+            await reader.readuntil(b"ok")
+            while not reader.at_eof():
+                writer.write(b"x")
+                await asyncio.sleep(0.01)
+            return True
+
+    assert asyncio.run(main())
+
+
+def test_a_request_that_takes_long_to_answer_is_waited_for():
+    async def main():
+        async with running(HASTY) as connect:
+            reader, writer = await connect()
+            writer.write(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n")
+            await asyncio.sleep(0.2)
+            writer.write(b"xx")
+            return await reader.readuntil(b"ok")
+
+    assert asyncio.run(main()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_endless_head_is_refused():
+    answer = answer_to(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 70_000, PATIENT)
+    assert answer.startswith(b"HTTP/1.1 431 ") and error_of(answer) == "head_too_large"
+
+
+def test_endless_headers_behind_a_request_under_way_are_refused():
+    sent = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nxGET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 10_000
+    assert b"HTTP/1.1 431 " in answer_to(sent, PATIENT)
+
+
+def test_a_long_url_is_read():
+    async def main():
+        async with running(PATIENT) as connect:
+            reader, writer = await connect()
+            writer.write(b"GET /?q=" + b"A" * 20_000 + b" HTTP/1.1\r\nHost: here\r\n\r\n")
+            return await reader.readuntil(b"ok")
+
+    assert asyncio.run(main()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_is_no_http_is_refused_in_the_form_of_all_errors():
+    answer = answer_to(b"hello\r\n\r\n", PATIENT)
+    assert answer.startswith(b"HTTP/1.1 400 ") and error_of(answer) == "invalid_http"
+
+
+def test_one_connection_too_many_is_told_so_and_the_others_are_served():
+    async def main():
+        async with running(Doors(connections=2, patience_s=20.0)) as connect:
+            first, second, third = await connect(), await connect(), await connect()
+            refused = await third[0].read()
+            for reader, writer in (first, second):
+                writer.write(WHOLE)
+                assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+            return refused
+
+    refused = asyncio.run(main())
+    assert refused.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in refused and error_of(refused) == "overloaded"
+
+
+def test_connections_leave_descriptors_to_the_gallery():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        limit = connection_limit()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert 1 <= limit <= max(1, soft - FILES_KEPT) and hard == before[1] and soft >= before[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
