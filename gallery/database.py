@@ -13,7 +13,6 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,6 +159,14 @@ class Database:
             finally:
                 self._connect()
 
+    @contextmanager
+    def reading_beside(self) -> Iterator[sqlite3.Connection]:
+        """Another connection, for another thread: the file as it stands without the log, which nothing may empty meanwhile."""
+        with disk_errors(self.folder):
+            uri = (self.folder / FILE).absolute().as_uri() + "?mode=ro&immutable=1"  # asks for no lock: it would get none
+            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+                yield connection
+
     def empty_log(self) -> None:
         """Writes the log into the file and empties it, so that what was deleted does not stand there until it is full."""
         with self.reading() as connection:
@@ -249,7 +256,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA temp_store = MEMORY")  # no temporary file holds what may have to be erased
         # Damaged text must reach the checksum that names its row, and not stop the reading.
-        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        connection.text_factory = _text
         migrate(connection)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         _check_size(connection, path)
@@ -257,6 +264,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _numbers(folder: Path) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -85,8 +86,10 @@ class LocalGallery:
         # The order of locks: first the files, which one uses at a time, then a turn in memory.
         self._using_store = threading.Lock()
         self._enrolments = GroupCommit(self._commit)
-        self._mirror = Mirror(store, make_memory, progress or quiet)
-        store.check_entries()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="check") as worker:
+            checking = worker.submit(store.check_entries)
+            self._mirror = Mirror(store, make_memory, progress or quiet)
+            checking.result()
 
     @classmethod
     def open(

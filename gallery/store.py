@@ -202,9 +202,10 @@ class Store:
     def check_entries(self) -> None:
         """Raises CorruptStore unless the pages of entries and answers are whole and every index on them is complete.
 
-        A damaged index would hide entries or answers from a deletion, or let duplicates in, without a word.
+        A damaged index would hide entries or answers from a deletion, or let duplicates in, without a word. Looks at the file
+        as it was opened, so that it can go on beside what reads through the store.
         """
-        with self.database.reading() as connection:
+        with self.database.reading_beside() as connection:
             checks = (f"PRAGMA integrity_check({table})" for table in ("entries", "answers", "answer_entries"))
             findings = [connection.execute(check).fetchone()[0] for check in checks]
         for finding in (finding for finding in findings if finding != "ok"):

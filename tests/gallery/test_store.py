@@ -104,6 +104,7 @@ def test_damaged_index_on_answers_is_found(store, new):
         "WHERE name = 'answer_entries_identity'"
     )
     connection.execute("PRAGMA writable_schema = RESET")
+    store.database.empty_log()
     with pytest.raises(CorruptStore, match="are damaged"):
         store.check_entries()
 
