@@ -28,6 +28,7 @@ Change = Callable[[Any], None]
 SPIN, STOP = "session.intra_op.allow_spinning", "session.force_spinning_stop"
 CHANGES: dict[str, Change] = {
     "the service's": lambda options: None,
+    "unsigned weights": lambda options: options.add_session_config_entry("session.x64quantprecision", "1"),
     "spins when idle": lambda options: options.add_session_config_entry(STOP, "0"),
     "never spins": lambda options: options.add_session_config_entry(SPIN, "0"),
     "work in finer blocks": lambda options: options.add_session_config_entry("session.dynamic_block_base", "4"),
