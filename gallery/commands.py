@@ -38,8 +38,10 @@ class Report:
 
 def stats(given: Namespace, progress: Progress) -> Report:
     """The gallery in numbers."""
-    with LocalGallery.reopen(given.folder, progress=progress) as gallery:
-        return Report(asdict(gallery.stats()))
+    with closing(Store.open(given.folder)) as store:
+        database, space = store.database, store.space
+        counts = dict(zip(("entries", "identities", "cameras"), store.counts(), strict=True))
+        return Report(counts | {"bytes": database.bytes(), "schema_version": database.schema_version, **space._asdict()})
 
 
 def verify(given: Namespace, progress: Progress) -> Report:
@@ -107,8 +109,12 @@ def expire(given: Namespace, progress: Progress) -> Report:
     No byte of them is left in any file of the folder.
     """
     before = time_of(given.older_than, datetime.now(UTC))
-    with LocalGallery.reopen(given.folder, progress=progress) as gallery:
-        return Report({"before": before.isoformat()} | asdict(gallery.expire(before)))
+    with closing(Store.open(given.folder)) as store:
+        store.check_entries()
+        erased = store.expire(before)
+        store.finish_erasure()
+    counts = {"identities": erased.identities, "crops": erased.crops, "answers": erased.answers}
+    return Report({"before": before.isoformat(), "entries": len(erased.entry_ids)} | counts)
 
 
 def reembed_(given: Namespace, progress: Progress) -> Report:
@@ -143,7 +149,7 @@ def find_faults(folder: Path, progress: Progress) -> list[str]:
     faults: list[str] = []
     try:
         with closing(Store.open(folder)) as store:
-            faults.extend(store.faults())
+            faults.extend(store.faults(progress))
         if not faults:
             with LocalGallery.reopen(folder, progress=progress) as gallery:
                 faults.extend(gallery.faults())

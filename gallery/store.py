@@ -22,6 +22,7 @@ from gallery.changes import Enrolment, Erased, Fresh, Moved
 from gallery.database import Database, Space
 from gallery.entry import Enrolled, NewEntry, Remember
 from gallery.errors import CorruptStore, DuplicateKey, StoreFull, no_entry
+from gallery.files import Progress, quiet
 from gallery.schema import KEYS, is_sound_row
 from gallery.times import to_microseconds
 
@@ -194,6 +195,13 @@ class Store:
                 columns = list(zip(*batch, strict=True))
                 yield Rows(list(columns[2]), list(columns[3]), list(columns[4]), list(columns[5]), list(columns[7]), embeddings)
 
+    def counts(self) -> tuple[int, int, int]:
+        """How many entries, identities and cameras there are."""
+        statement = "SELECT count(*), count(DISTINCT pid), count(DISTINCT camid) FROM entries"
+        with self.database.reading() as connection:
+            entries, identities, cameras = connection.execute(statement).fetchone()
+        return int(entries), int(identities), int(cameras)
+
     def num_entries(self) -> int:
         """How many entries there are."""
         with self.database.reading() as connection:
@@ -212,8 +220,11 @@ class Store:
             finding = " ".join(finding.split())  # SQLite's runs over several lines
             raise CorruptStore(f"the tables of {self.database.folder} are damaged: {finding}; restore a snapshot")
 
-    def faults(self) -> Iterator[str]:
-        """Everything wrong in the file: pages, indexes, references, then the checksum of every entry and crop."""
+    def faults(self, progress: Progress = quiet) -> Iterator[str]:
+        """Everything wrong in the file: pages, indexes, references, then the checksum of every entry and crop.
+
+        progress counts entries.
+        """
         with self.database.reading() as connection:
             for (finding,) in connection.execute("PRAGMA integrity_check"):
                 if finding != "ok":
@@ -222,7 +233,10 @@ class Store:
                 yield f"{table}: row {rowid} belongs to nothing"
             if connection.execute("SELECT 1 FROM meta WHERE name = 'erasing'").fetchone():
                 yield UNFINISHED_ERASURE
-            for row in connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id"):
+            total = self.num_entries()
+            rows = connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id")
+            for done, row in enumerate(rows):
+                progress(done, total)
                 if (fault := row_fault(row, self.space.dim)) is not None:
                     yield fault
             last_id, given = connection.execute(

@@ -176,3 +176,10 @@ def test_gallery_of_every_released_schema_opens(tmp_path, version):
         assert gallery.recall("golden", "print") == b"answer"
         with pytest.raises(AnswerErased):
             gallery.recall("erased", "print")
+
+
+def test_what_checks_every_entry_says_how_far_it_is(store, new):
+    store.insert([new("ann"), new("bob")], now=NOON, remember=None)
+    seen = []
+    assert list(store.faults(lambda done, total: seen.append((done, total)))) == []
+    assert seen == [(0, 2), (1, 2)]
