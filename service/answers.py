@@ -12,10 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.errors import DOMAIN_ERRORS, Overloaded, status_and_code
 
 NPY = "application/x-npy"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def json_answer(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -83,13 +85,24 @@ def first_problem(problems: object) -> str:
 def http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework raises itself: no such path, no such method."""
     assert isinstance(error, HTTPException)
-    message = str(error.detail)
+    message, headers = str(error.detail), dict(error.headers or {})
     if error.status_code == 404:
         message = f"no such path: {request.url.path}; GET /docs lists the calls"
     if error.status_code == 405:
         message = f"{request.method} is not offered on {request.url.path}; GET /docs lists the calls"
+        headers["Allow"] = ", ".join(offered(request))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return error_answer(request, status=error.status_code, code=code, message=message, headers=error.headers)
+    return error_answer(request, status=error.status_code, code=code, message=message, headers=headers)
+
+
+def offered(request: Request) -> list[str]:
+    """Name the methods of a path; the framework knows only those of the first route that has it."""
+    plain = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", ""), "headers": []}
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**plain, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def install_error_handlers(app: FastAPI) -> None:

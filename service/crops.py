@@ -1,6 +1,7 @@
 """Bytes -> crops: uint8 [H, W, 3] RGB of the model's input size, by Pillow alone, limits checked before decoding."""
 
 import io
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 KEPT_SIDE = 512  # longest side of a kept crop, in pixels: enough for a person to judge a match
 KEPT_QUALITY = 92
 NPY_HEADER_MAX = 512  # bytes; numpy writes 128 for a plain array
+MAX_SCANS = 100  # of a progressive JPEG; encoders write about ten
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd8\xff])", re.DOTALL)  # those that stand within a scan left out
+JPEG_SCAN, JPEG_END = b"\xda", b"\xd9"
 ORIENTATION_TAG = 0x0112
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,6 +45,8 @@ def decode(content: bytes | Pixels, *, max_pixels: int) -> Image.Image:
         return Image.fromarray(content)
     if not content:
         raise UndecodableImage("got an empty file, wanted a JPEG, PNG, WebP or BMP picture")
+    if content.startswith(b"\xff\xd8"):
+        check_scans(content)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             check_size(*image.size, max_pixels)
@@ -66,6 +72,16 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise UndecodableImage(f"got {width} x {height} pixels, wanted at least one; send a crop")
 
 
+def check_scans(jpeg: bytes) -> None:
+    """Refuse a progressive JPEG whose scans, a few bytes each and each as slow as a picture, would keep a thread for hours."""
+    at = scans = 0
+    while (marker := JPEG_MARKER.search(jpeg, at)) and marker[1] != JPEG_END:
+        scans += marker[1] == JPEG_SCAN
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+    if scans > MAX_SCANS:
+        raise UndecodableImage(f"got a JPEG of {scans} scans, wanted at most {MAX_SCANS}; save it as a baseline JPEG")
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Turn a picture the way its Exif orientation says."""
     turn = ORIENTATIONS.get(image.getexif().get(ORIENTATION_TAG, 1))
@@ -75,7 +91,7 @@ def upright(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: 16-bit grey keeps its upper byte, transparency is dropped."""
     if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
+        grey = np.clip(np.asarray(image, dtype=np.int32) >> 8, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if "transparency" in image.info and image.mode == "P":
         image = image.convert("RGBA")  # Pillow warns about the direct way

@@ -56,7 +56,10 @@ async def read_intake(request: Request, limits: Limits) -> Intake:
     if media == "application/x-npy":
         return Intake(list(read_npy(await read_body(request, limits), max_crops=limits.crops)), {})
     if media in PICTURES:
-        return Intake([await read_body(request, limits)], {})
+        body = await read_body(request, limits)
+        if not body:
+            raise InvalidRequest(f"got an empty body, wanted a crop: send {FORMS}")
+        return Intake([body], {})
     raise UnsupportedMedia(f"got content type {media or 'none'!r}, wanted {FORMS}")
 
 
@@ -131,14 +134,14 @@ def read_json(body: bytes, limits: Limits) -> Intake:
     return Intake([from_base64(text) for text in raw], content)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object, refusing anything else, NaN and Infinity included."""
+def parse_object(body: bytes, where: str = "") -> dict[str, Any]:
+    """Parse a JSON object, refusing anything else, NaN and Infinity included; `where` begins its refusals."""
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"got a body that is no JSON ({error}), wanted a JSON object") from None
+        raise InvalidRequest(f"{where}got what is no JSON ({error}), wanted a JSON object") from None
     if not isinstance(content, dict):
-        raise InvalidRequest(f"got a JSON {type(content).__name__}, wanted a JSON object")
+        raise InvalidRequest(f"{where}got a JSON {type(content).__name__}, wanted a JSON object")
     return content
 
 
@@ -162,5 +165,3 @@ def require_crops(intake: Intake) -> None:
     """Refuse a request that brought none."""
     if not intake.crops:
         raise InvalidRequest(f"got no crops, wanted at least one: send {FORMS}")
-    if len(intake.crops) == 1 and isinstance(intake.crops[0], bytes) and not intake.crops[0]:
-        raise InvalidRequest(f"got an empty body, wanted a crop: send {FORMS}")

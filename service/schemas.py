@@ -1,76 +1,17 @@
 """Requests and answers as models: parameters are validated by them, answers are documented by them."""
 
-import re
-import unicodedata
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, WithJsonSchema
 
 from service.answers import first_problem
 from service.errors import InvalidRequest
+from service.fields import LABEL_TEXTS, Attributes, Moment, Name, Vector, no_control_characters
 
 MAX_ENTRIES = 1000  # embeddings enrolled by one request
 MAX_PAGE = 1000
 MAX_CURSOR = 4096
-MAX_DEPTH = 16  # of attributes: lists and objects within each other
-MAX_ATTRIBUTES = 65_536  # bytes as JSON
-RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-
-
-def no_control_characters(text: str) -> str:
-    """Refuse what no label needs and what terminals and logs stumble over."""
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise ValueError("should hold no control characters")
-    return text
-
-
-def no_replacement_characters(text: str) -> str:
-    """Refuse what undecodable bytes were turned into: it would make one name of different ones."""
-    if "\ufffd" in text:
-        raise ValueError("should be valid UTF-8 without U+FFFD, which stands for bytes that could not be decoded")
-    return text
-
-
-def rfc_3339(value: object) -> object:
-    """Refuse the dates pydantic would also read: numbers, dates without a time, times without an offset."""
-    if not isinstance(value, datetime) and not (isinstance(value, str) and RFC_3339.fullmatch(value)):
-        raise ValueError("should be RFC 3339 with an offset, like 2026-01-31T12:00:00Z (in a URL, + is written %2B)")
-    return value
-
-
-def in_utc(moment: datetime) -> datetime:
-    """Refuse a time that its offset carries out of the years 1 to 9999."""
-    try:
-        moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("should be in the years 1 to 9999 in UTC") from None
-    return moment
-
-
-def modest(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Refuse attributes that are too deep for JSON libraries, or no longer a remark beside a picture."""
-    level: list[Any] = [attributes]
-    for _ in range(MAX_DEPTH):
-        level = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
-        level = [child for child in level if isinstance(child, dict | list)]
-    if level:
-        raise ValueError(f"should be nested at most {MAX_DEPTH} deep")
-    size = len(orjson.dumps(attributes))
-    if size > MAX_ATTRIBUTES:
-        raise ValueError(f"should be at most {MAX_ATTRIBUTES} bytes of JSON, not {size}")
-    return attributes
-
-
-Name = Annotated[
-    str,
-    Field(min_length=1, max_length=128),
-    AfterValidator(no_control_characters),
-    AfterValidator(no_replacement_characters),
-]
-Moment = Annotated[AwareDatetime, BeforeValidator(rfc_3339), AfterValidator(in_utc)]
-Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
@@ -95,10 +36,10 @@ class EmbedQuery(Strict):
 class EnrollQuery(Strict):
     """Parameters of POST /gallery, for bodies that have no room for fields: a picture, or npy."""
 
-    pid: list[str] = []
-    camid: list[str] = []
-    captured_at: list[str] = []
-    attributes: list[str] = []
+    pid: list[Annotated[str, WithJsonSchema(LABEL_TEXTS["pid"])]] = []
+    camid: list[Annotated[str, WithJsonSchema(LABEL_TEXTS["camid"])]] = []
+    captured_at: list[Annotated[str, WithJsonSchema(LABEL_TEXTS["captured_at"])]] = []
+    attributes: list[Annotated[str, WithJsonSchema(LABEL_TEXTS["attributes"])]] = []
 
 
 class PageQuery(Strict):
@@ -129,13 +70,13 @@ class Labels(Strict):
     pid: Name
     camid: Name | None = None
     captured_at: Moment | None = None
-    attributes: Annotated[dict[str, Any], AfterValidator(modest)] = {}
+    attributes: Attributes = {}
 
 
 class EntryIn(Labels):
     """One embedding to enroll: a list of floats, or base64 of little-endian float32."""
 
-    embedding: list[Any] | str
+    embedding: Vector
     client_key: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_control_characters)] | None = None
 
 

@@ -7,9 +7,11 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, create_mo
 
 from gallery.checks import MAX_BEST_OF
 from gallery.online import MAX_SHORTLIST, Rerank
-from service.schemas import MAX_ATTRIBUTES, Cosine, Moment, Name, Strict
+from service.fields import Cosine, Moment, Name
+from service.schemas import Strict
 
 MAX_K = 1000
+MAX_WANTED_LENGTH = 4096  # characters; a whole head ends at 65,536 bytes, and one character may take twelve of them
 MAX_WANTED = 32  # attributes that one search may ask for: each is looked up among all there are
 
 
@@ -46,7 +48,7 @@ class SearchQuery(Strict):
     )
     attributes: Annotated[str, AfterValidator(wanted_attributes)] | None = Field(
         default=None,
-        max_length=MAX_ATTRIBUTES,
+        max_length=MAX_WANTED_LENGTH,
         description="Only entries whose attributes hold every pair of this JSON object, like "
         '`{"site":"north","floor":1}`: top-level strings, numbers and booleans, each equal and of the same JSON type.',
     )
@@ -94,16 +96,16 @@ class SearchQuery(Strict):
     @field_validator("best_of")
     @classmethod
     def check_pool(cls, best_of: int, info: ValidationInfo) -> int:
-        """Refuse a best_of that would be ignored; not called for the default."""
-        if info.data.get("pool", "best") != "best":
+        """Refuse a best_of that would be ignored; its default may be sent, as generated clients send every default."""
+        if best_of != cls.model_fields["best_of"].default and info.data.get("pool", "best") != "best":
             raise ValueError(f"goes with pool=best, not pool={info.data['pool']}")
         return best_of
 
     @field_validator("k1", "k2", "blend", "shortlist")
     @classmethod
     def check_rerank(cls, value: float, info: ValidationInfo) -> float:
-        """Refuse what would be ignored; not called for defaults."""
-        if not info.data.get("rerank", True):
+        """Refuse what would be ignored; defaults may be sent."""
+        if value != cls.model_fields[str(info.field_name)].default and not info.data.get("rerank", True):
             raise ValueError("goes with rerank=true")
         return value
 

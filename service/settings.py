@@ -70,6 +70,14 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on standard error.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
 
+    @field_validator("gallery", mode="before")
+    @classmethod
+    def check_gallery(cls, gallery: object) -> object:
+        """Refuse a URL, which would name a folder of that strange name."""
+        if "://" in str(gallery):
+            raise ValueError("is a URL, wanted a folder: this version knows no other engine")
+        return gallery
+
     @field_validator("snapshots")
     @classmethod
     def check_snapshots(cls, snapshots: Path, info: ValidationInfo) -> Path:

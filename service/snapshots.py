@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -12,28 +13,44 @@ from pathlib import Path
 from gallery.archive import describe
 from gallery.database import disk_errors, sync
 from gallery.entry import Snapshot
-from gallery.errors import CorruptArchive
+from gallery.errors import CorruptArchive, StoreFull
 from gallery.files import Fields, create, parse_object
 from gallery.local import LocalGallery
 from service.errors import SnapshotNotFound, SnapshotUnderWay
 
 NAME = re.compile(r"\d{8}T\d{6}Z-\d{1,9}\.tar")  # UTC, and a number among those of one second
+COPIES = 2  # of the gallery stand on the disk while one is packed
 FIELDS: Fields = {"bytes": (int,), "sha256": (str,), "entries": (int,), "created_at": (str,)}
 
 
-def make(gallery: LocalGallery, folder: Path, now: datetime) -> Snapshot:
+def make(gallery: LocalGallery, folder: Path, now: datetime, *, spare_bytes: int = 0) -> Snapshot:
     """Take a snapshot of the gallery into the folder.
 
-    Args: now: aware; it names the file.
-    Raises: SnapshotUnderWay while another one is made; what LocalGallery.snapshot raises: nothing new stands in the folder.
+    Args:
+        now: aware; it names the file.
+        spare_bytes: how much must stay free on the disk.
+
+    Raises:
+        SnapshotUnderWay while another one is made; StoreFull and what else LocalGallery.snapshot raises: nothing new stands
+        in the folder.
     """
     with disk_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with alone(folder):
+            require_room(folder, COPIES * gallery.stats().bytes + spare_bytes)
             snapshot = gallery.snapshot(free_path(folder, now))
             with suppress(OSError):  # the snapshot stands, and whoever asks next describes it again
                 write_description(snapshot)
             return snapshot
+
+
+def require_room(folder: Path, wanted: int) -> None:
+    """Raise StoreFull when a snapshot would not fit, before anything is written: others use the disk, too."""
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise StoreFull(
+            f"got {free} bytes free for snapshots in {folder}, wanted {wanted}; free some space, or set REID_SNAPSHOTS elsewhere"
+        )
 
 
 @contextmanager

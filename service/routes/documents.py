@@ -14,7 +14,9 @@ Errors = tuple[type[Exception], ...]
 ABOUT = """Person re-identification: crops in, embeddings out, identities enrolled, ranked matches back.
 
 Every answer carries `X-Request-ID`: the caller's, when it sent a short printable one. Every error has one form. Unknown
-query parameters are refused. With `REID_API_KEYS` set, every call but the probes wants `Authorization: Bearer KEY`."""
+query parameters are refused. What does not get as far as a call is answered in the same form: 400 `invalid_http`, 408
+`receive_timeout`, 431 `head_too_large`, 503 `overloaded`. With `REID_API_KEYS` set, every call but the probes wants
+`Authorization: Bearer KEY`."""
 TAGS = [
     {"name": "embed", "description": "Crops in, embeddings out; nothing is kept."},
     {"name": "search", "description": "Who is this?"},
@@ -29,14 +31,12 @@ WRITING: Errors = (*READING, errors.ReadOnlyKey)
 STORED: Errors = (gallery.CorruptStore, gallery.StoreUnavailable, gallery.GalleryClosed)
 LISTING: Errors = (*READING, *STORED, errors.DeadlineExceeded)
 CHANGING: Errors = (*WRITING, *STORED, gallery.StoreFull)
+BODIES: Errors = (errors.BodyTooLarge, errors.ReceiveTimeout, errors.UnsupportedMedia, errors.Overloaded)
 EMBEDDING: Errors = (
-    errors.BodyTooLarge,
-    errors.ReceiveTimeout,
+    *BODIES,
     errors.ImageTooLarge,
     errors.TooManyCrops,
-    errors.UnsupportedMedia,
     errors.UndecodableImage,
-    errors.Overloaded,
     errors.InferenceFailed,
     errors.DeadlineExceeded,
 )
@@ -113,7 +113,7 @@ def crop_body(
     texts = {
         "type": "array",
         "minItems": 1,
-        "items": {"type": "string", "contentEncoding": "base64", "format": "byte"},
+        "items": {"type": "string", "contentEncoding": "base64", "format": "base64-picture"},
         "description": "Picture files in base64.",
     }
     required = ["crops"] + (["pid"] if fields else [])

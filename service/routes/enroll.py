@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from gallery.entry import Enrolled, NewEntry, Remember
 from gallery.errors import AnswerErased, DuplicateKey, GalleryError, ModelMismatch
 from service.errors import InvalidRequest, ServiceError, UndecodableImage, error_item
+from service.fields import LABEL_TEXTS
 from service.intake import Intake, RawCrop, parse_object, read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded, content_hash
@@ -37,9 +38,10 @@ MAX_KEY = 256
 PER_CROP = "One for all crops, or one per crop, in their order."
 LABELS = Labels.model_json_schema()["properties"]
 BODY = crop_body(
-    form={name: {"type": "array", "items": {"type": "string"}, "description": PER_CROP} for name in FIELDS},
+    form={name: {"type": "array", "minItems": 1, "items": LABEL_TEXTS[name], "description": PER_CROP} for name in FIELDS},
     fields={
-        name: {"anyOf": [schema, {"type": "array", "items": schema}], "description": PER_CROP} for name, schema in LABELS.items()
+        name: {"anyOf": [schema, {"type": "array", "minItems": 1, "items": schema}], "description": PER_CROP}
+        for name, schema in LABELS.items()
     },
     other=closed(
         {"entries": {"type": "array", "items": EntryIn.model_json_schema(), "minItems": 1, "maxItems": MAX_ENTRIES}}, ["entries"]
@@ -177,7 +179,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """Drop what JSON left null, and read attributes that a form could only send as text."""
     kept = {name: value for name, value in row.items() if value is not None}
     if isinstance(kept.get("attributes"), str):
-        kept["attributes"] = parse_object(kept["attributes"].encode())
+        kept["attributes"] = parse_object(kept["attributes"].encode(), "attributes: ")
     return kept
 
 

@@ -9,10 +9,10 @@ from fastapi.responses import Response
 from gallery.entry import Identity
 from gallery.errors import IdentityExists, IdentityNotFound
 from service.answers import json_answer
-from service.errors import BodyTooLarge, UnsupportedMedia
+from service.errors import UnsupportedMedia
 from service.intake import parse_object, read_body
 from service.routes.common import READS, WRITES, PartsDep, only
-from service.routes.documents import CHANGING, LISTING, link, refusals, success
+from service.routes.documents import BODIES, CHANGING, LISTING, link, refusals, success
 from service.routes.entries import entry_out
 from service.routes.examples import IDENTITIES, IDENTITY_PAGE, RECEIPT, RENAMED
 from service.schemas import (
@@ -35,7 +35,7 @@ FIRST = {"identity": link("show_identity", "The first identity.", pid="$response
 NEW = {"identity": link("show_identity", "The identity under its new pid.", pid="$response.body#/identity/pid")}
 LIST_DOCS = refusals(*LISTING) | success(200, "One page of identities.", example=IDENTITIES, links=FIRST)
 SHOW_DOCS = refusals(*LISTING, IdentityNotFound) | success(200, "The identity and a page of entries.", example=IDENTITY_PAGE)
-RENAME_DOCS = refusals(*CHANGING, IdentityNotFound, IdentityExists, BodyTooLarge, UnsupportedMedia) | success(
+RENAME_DOCS = refusals(*CHANGING, *BODIES, IdentityNotFound, IdentityExists) | success(
     200, "The identity under its new pid.", example=RENAMED, links=NEW
 )
 ERASE_DOCS = refusals(*CHANGING, IdentityNotFound) | success(200, "What went, counted per place.", example=RECEIPT)

@@ -76,7 +76,10 @@ def snapshot_out(snapshot: Snapshot) -> dict[str, Any]:
 )
 async def make_snapshot(parts: PartsDep) -> Response:
     """Make a snapshot of the whole gallery as it stands, durable when answered; searches go on, changes wait."""
-    made = await parts.write(snapshots.make, parts.gallery, parts.settings.snapshots, datetime.now(UTC))
+    settings = parts.settings
+    made = await parts.write(
+        snapshots.make, parts.gallery, settings.snapshots, datetime.now(UTC), spare_bytes=settings.min_free_bytes
+    )
     return json_answer(snapshot_out(made), status=201, headers={"Location": f"/gallery/snapshots/{made.path.name}"})
 
 

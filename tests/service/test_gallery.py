@@ -204,6 +204,18 @@ def test_an_id_that_is_none_is_refused(client, path):
     assert answer.status_code == 422 and answer.json()["error"]["message"].startswith("entry_id: ")
 
 
-def test_a_method_that_is_not_offered_is_refused(client):
-    answer = client.request("PUT", "/gallery")
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/gallery", "GET, POST"),
+        ("/search", "GET, POST"),
+        ("/gallery/identities/a/b", "GET, PATCH, DELETE"),
+        ("/gallery/entries/1", "GET, DELETE"),
+        ("/embed", "POST"),
+        ("/docs", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_is_not_offered_is_refused_with_those_that_are(client, path, allowed):
+    answer = client.request("PUT", path)
     assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_allowed"
+    assert answer.headers["allow"] == allowed

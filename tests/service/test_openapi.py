@@ -1,7 +1,9 @@
 """The OpenAPI document: kept as it was agreed on, whole, and true."""
 
+import base64
 import json
 
+import numpy as np
 import pytest
 
 from gallery.errors import StoreError
@@ -130,3 +132,12 @@ def test_the_document_is_plain_json_and_says_which_version_it_is(client, spec):
     served = client.get("/openapi.json")
     assert served.status_code == 200 and served.json() == json.loads(json.dumps(spec))
     assert spec["openapi"].startswith("3.1") and spec["info"]["title"] == "bnneck-reid"
+
+
+def test_every_default_of_the_document_may_be_sent_as_generated_clients_do(calls, client):
+    parameters = calls["search_by"]["parameters"]
+    defaults = {one["name"]: one["schema"]["default"] for one in parameters if one["schema"].get("default") is not None}
+    assert len(defaults) >= 9
+    vector = np.eye(16, dtype="<f4")[0].tobytes()
+    answer = client.get("/search", params={**defaults, "embedding": base64.urlsafe_b64encode(vector).decode()})
+    assert answer.status_code == 200, answer.text

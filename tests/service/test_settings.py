@@ -30,6 +30,11 @@ def test_a_value_out_of_range_is_refused(change):
         Settings(_env_file=None, **change)
 
 
+def test_a_url_is_no_gallery_folder():
+    with pytest.raises(ValidationError, match="is a URL, wanted a folder"):
+        Settings(_env_file=None, gallery="postgresql://host/people")
+
+
 def test_keys_do_not_show_when_settings_are_printed():
     assert "sesame" not in repr(Settings(_env_file=None, api_keys="sesame"))
 

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -144,6 +145,9 @@ def test_of_many_at_once_each_is_whole_or_refused(client, pictures):
 class FullDisk:
     """A gallery whose disk has no room for a snapshot."""
 
+    def stats(self):
+        return SimpleNamespace(bytes=0)
+
     def snapshot(self, path):
         raise StoreFull(f"no room left in {path.parent}; free some space")
 
@@ -155,6 +159,13 @@ def test_a_full_disk_is_507_and_leaves_nothing(client, settings):
     answer = client.post("/gallery/snapshots")
     client.app.state.parts = parts
     assert error_code(answer) == (507, "store_full") and list(settings.snapshots.iterdir()) == []
+
+
+def test_a_snapshot_that_would_not_fit_is_refused_before_anything_is_written(serving, settings):
+    client = serving(min_free_mb=1e12)
+    answer = client.post("/gallery/snapshots")
+    assert error_code(answer) == (507, "store_full") and "bytes free for snapshots" in answer.json()["error"]["message"]
+    assert list(settings.snapshots.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, gallery):
