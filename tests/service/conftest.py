@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+import trustme
 from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -198,6 +199,23 @@ def picture(seed: int, *, form: str = "PNG", size: tuple[int, int] = (24, 48), *
 def tiny_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny artefact on disk."""
     return write_tiny(tmp_path_factory.mktemp("artefact"))
+
+
+@pytest.fixture(name="pair", scope="session")
+def pair_fixture(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A certificate for localhost with the authority that vouches for it, and its key, on disk: the settings of HTTPS."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    names = {"tls_cert": folder / "cert.pem", "tls_key": folder / "key.pem"}
+    names["tls_cert"].write_bytes(certificate.cert_chain_pems[0].bytes() + authority.cert_pem.bytes())
+    certificate.private_key_pem.write_to_path(names["tls_key"])
+    return names
+
+
+@pytest.fixture(name="other_key", scope="session")
+def other_key_fixture() -> bytes:
+    """The key of another certificate, as PEM."""
+    return trustme.CA().private_key_pem.bytes()
 
 
 @pytest.fixture(name="pictures")

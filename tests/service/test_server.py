@@ -215,9 +215,8 @@ def test_sigterm_waits_for_no_connection_that_says_nothing(start):
         assert server.stop() == -signal.SIGTERM
 
 
-def test_https_is_served_with_a_certificate(start):
-    folder = ROOT / "tests" / "golden" / "tls"
-    url = start(REID_TLS_CERT=str(folder / "cert.pem"), REID_TLS_KEY=str(folder / "key.pem")).url()
+def test_https_is_served_with_a_certificate(start, pair):
+    url = start(REID_TLS_CERT=str(pair["tls_cert"]), REID_TLS_KEY=str(pair["tls_key"])).url()
     assert url.startswith("https://")
 
 
