@@ -80,4 +80,11 @@ def test_the_opset_is_the_stated_one_and_no_other_domain_is_needed(loaded):
 def test_the_graph_is_a_plain_chain_of_layers(loaded):
     kinds = {node.op_type for node in loaded.graph.node}
     assert not kinds & {"Gather", "GatherND", "Range", "Loop", "If", "ScatterND"}
+    assert not kinds & {"Shape", "Concat", "Expand"}  # computed on the CPU: every batch would wait for it on a GPU
     assert [node.op_type for node in loaded.graph.node].count("Transpose") == 1
+
+
+def test_pixels_are_scaled_by_whole_rows(loaded):
+    constants = {tensor.name: list(tensor.dims) for tensor in loaded.graph.initializer}
+    scaling = [node for node in loaded.graph.node if node.op_type in ("Sub", "Div")][:2]
+    assert [constants[node.input[1]] for node in scaling] == [[3 * 32], [3 * 32]]

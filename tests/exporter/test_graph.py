@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from exporter.graph import EmbeddingGraph
+from exporter.graph import EmbeddingGraph, normalized
+from training import transforms
 from training.evaluate import torch_embedder
 
 
@@ -23,3 +24,8 @@ def test_the_graph_gives_unit_rows_and_leaves_its_input_alone(model, crops):
 
 def test_the_classifier_stays_behind(model):
     assert not any("classifier" in name for name in EmbeddingGraph(model).state_dict())
+
+
+def test_pixels_are_normalised_as_in_training_bit_for_bit(crops):
+    given = torch.from_numpy(crops)
+    assert torch.equal(normalized(given), transforms.normalize(given))
