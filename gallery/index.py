@@ -95,18 +95,23 @@ class Index:
         inside the scan. While a first pass serves, all this holds as far as quantised.reach does; by the exact scan it
         always holds.
         """
+        for positions, cosines, num_proven in self.lists(query, least, only=only):
+            yield positions[:num_proven], cosines[:num_proven]
+
+    def lists(self, query: Floats, least: int, *, only: Ids | None = None) -> Iterator[tuple[Ids, Floats, int]]:
+        """The lists of `closest`, their lengths, and behind them what else was looked at: there a pass may miss some."""
         num = len(self) if only is None else len(only)
         selector = None if only is None else _selector(only, len(self))
         if self._first_pass is not None:
-            yield from self._proven(self._first_pass, query, least, selector, num // WORTH)
+            yield from self._estimated(self._first_pass, query, least, selector, num // WORTH)
         if self._gpu is not None and only is None:
             yield from self._proposed(self._gpu, query, max(LEAST, least))
         size = max(LEAST, least)
         while size < num:
-            yield self._scanned(query, size, selector)
+            yield *self._scanned(query, size, selector), size
             size *= GROWTH
         everything = np.arange(num) if only is None else only
-        yield _sorted(everything, self._cosines(query, everything))
+        yield *_sorted(everything, self._cosines(query, everything)), num
 
     def differing(self, positions: Ids, embeddings: Halves) -> NDArray[np.bool_]:
         """Which rows or their codes are not those of embeddings [n, D], bit for bit; bool [n]."""
@@ -116,10 +121,10 @@ class Index:
                 different |= held.differing(positions, embeddings)
         return different
 
-    def _proven(
+    def _estimated(
         self, first_pass: FirstPass, query: Floats, least: int, selector: Any | None, most: int
-    ) -> Iterator[tuple[Ids, Floats]]:
-        """Of ever more candidates, up to `most`, those before which nothing else can be expected to come."""
+    ) -> Iterator[tuple[Ids, Floats, int]]:
+        """Ever more candidates, up to `most`, and how many there are before which nothing else can be expected to come."""
         num_seen = max(LEAST, 2 * least)
         for count in (min(count, most) for count in CANDIDATES):
             if num_seen > count:
@@ -128,17 +133,16 @@ class Index:
             cosines = np.empty(0, np.float32)
             while len(cosines) < count:
                 cosines = np.concatenate([cosines, self._cosines(query, candidates[len(cosines) : num_seen])])
-                is_proven = cosines > reach(differences[: len(cosines)], cosines, self._dim)
-                yield _sorted(candidates[: len(cosines)][is_proven], cosines[is_proven])
+                num_proven = np.count_nonzero(cosines > reach(differences[: len(cosines)], cosines, self._dim))
+                yield *_sorted(candidates[: len(cosines)], cosines), int(num_proven)
                 num_seen *= 2
 
-    def _proposed(self, gpu: GpuPass, query: Floats, size: int) -> Iterator[tuple[Ids, Floats]]:
-        """Of ever more of a device's proposals those before which nothing else can come."""
+    def _proposed(self, gpu: GpuPass, query: Floats, size: int) -> Iterator[tuple[Ids, Floats, int]]:
+        """Ever more of a device's proposals, and how many there are before which nothing else can come."""
         while size < len(self) and size <= MOST:
             candidates, proposed = gpu.candidates(query, size)
             cosines = self._cosines(query, candidates)
-            is_proven = cosines > proposed[-1] + TOLERANCE
-            yield _sorted(candidates[is_proven], cosines[is_proven])
+            yield *_sorted(candidates, cosines), int(np.count_nonzero(cosines > proposed[-1] + TOLERANCE))
             size *= GROWTH
 
     def _scanned(self, query: Floats, size: int, selector: Any | None) -> tuple[Ids, Floats]:

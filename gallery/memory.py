@@ -13,7 +13,7 @@ from gallery.entry import Filter, SearchResult
 from gallery.errors import no_entry
 from gallery.found import Found
 from gallery.index import Index, IndexChoice
-from gallery.online import Shortlist, identities_beside
+from gallery.online import Shortlist, identities_beside, identities_of, list_closest
 from gallery.ranking import Cosines, closest_entries, closest_identities
 from gallery.store import Rows
 
@@ -77,12 +77,21 @@ class Memory:
         index, columns = self.index, self.columns
         admitted = columns.admitted(where)
         counts = columns.counts(admitted)
-        positions, cosines = closest_entries(index, query, k=size if group_by == "identity" else max(size, k), admitted=admitted)
-        listed, listed_cosines = positions[:size], cosines[:size]
-        owners, num_pooled = np.arange(len(listed)), np.ones_like(positions)
-        if group_by == "identity":
-            num_best = _num_best(pool, best_of)
-            positions, cosines = identities_beside(index, columns, query, listed, k=k, best_of=num_best, admitted=admitted)
+        pid_codes = columns.pid_codes if group_by == "identity" else None
+        num_best = _num_best(pool, best_of)
+        sure = k if pid_codes is None or num_best == 1 else 0  # for means, everything is looked at anyway
+        listed, listed_cosines, num_proven = list_closest(index, query, size=size, k=sure, admitted=admitted, pid_codes=pid_codes)
+        if pid_codes is None:
+            positions, cosines = listed, listed_cosines
+            if num_proven <= k:
+                positions, cosines = closest_entries(index, query, k=max(size, k), admitted=admitted)
+                listed, listed_cosines = positions[:size], cosines[:size]
+            owners, num_pooled = np.arange(len(listed)), np.ones_like(positions)
+        else:
+            if num_best == 1 and len(np.unique(pid_codes[listed[:num_proven]])) > k:
+                positions, cosines = identities_of(columns, listed, listed_cosines)
+            else:
+                positions, cosines = identities_beside(index, columns, query, listed, k=k, best_of=num_best, admitted=admitted)
             codes = columns.pid_codes[positions]
             place = np.empty(len(counts), np.int64)
             place[codes] = np.arange(len(codes))

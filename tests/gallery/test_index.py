@@ -153,3 +153,17 @@ def test_reserved_room_changes_nothing(rows):
         index.reserve(num)
         index.add(rows[:100])
     assert np.array_equal(index.rows(), np.tile(rows[:100], (3, 1)))
+
+
+@pytest.mark.parametrize("choice", ["exact", "quantised"])
+def test_lists_say_how_many_are_proven_and_go_on_behind_them(choice):
+    rng = np.random.default_rng(11)
+    rows = rng.standard_normal((9000, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    index = Index(64, choice)
+    index.add(rows)
+    true = np.sort(rows.astype(np.float16).astype(np.float32) @ rows[7])[::-1]
+    for positions, cosines, num_proven in index.lists(rows[7], 200):
+        assert len(positions) >= max(200, num_proven) and (np.diff(cosines) <= 0).all()
+        assert cosines[:num_proven] == pytest.approx(true[:num_proven], abs=1e-5)
+    assert num_proven == len(rows)

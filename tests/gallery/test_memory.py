@@ -53,6 +53,20 @@ def pooled_cosines(rows, query, best_of):
     return {pid: np.mean(sorted(cosines)[::-1][:best_of]) for pid, cosines in by_pid.items()}
 
 
+@pytest.mark.parametrize("group_by", ["entry", "identity"])
+@pytest.mark.parametrize("k", [1, 10, 60, 300])
+def test_a_shortlist_begins_with_what_a_plain_search_finds(memory, rows, unit, group_by, k):
+    how = {"k": k, "where": Filter(), "group_by": group_by, "pool": "max", "best_of": 1}
+    for query in [rows.embeddings[1].astype(np.float32), unit(dim=DIM)]:
+        shortlist = memory.shortlist(query, size=200, **how)
+        plain = memory.search(query, **how).matches
+        assert shortlist.found.entry_ids[: len(plain)] == [match.entry_id for match in plain]
+        assert len(shortlist.rows) == 200 and (np.diff(shortlist.cosines) <= 0).all()
+        assert shortlist.cosines == pytest.approx(shortlist.rows.astype(float) @ query, abs=1e-5)
+        if memory.index.kind == "exact":
+            assert shortlist.cosines[-1] == pytest.approx(np.sort(rows.embeddings.astype(float) @ query)[-200], abs=1e-5)
+
+
 @pytest.mark.parametrize(("pool", "best_of"), [("max", 1), ("best", 3), ("best", 40), ("mean", None)])
 def test_identities_are_ranked_as_the_slow_reference_ranks_them(memory, rows, unit, pool, best_of):
     for query in [rows.embeddings[0].astype(np.float32), *unit(2, dim=DIM)]:

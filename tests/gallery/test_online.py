@@ -11,7 +11,7 @@ from gallery import rerank as whole_set
 from gallery.entry import Filter
 from gallery.errors import InvalidRequest
 from gallery.local import LocalGallery
-from gallery.online import Rerank, overlaps
+from gallery.online import Rerank, overlaps, widened
 
 POOLS = [("entry", "max", 1), ("identity", "max", 1), ("identity", "mean", None), ("identity", "best", 3)]
 SMALL = Rerank(k1=5, k2=3, shortlist=30)
@@ -73,6 +73,12 @@ def test_the_order_of_the_rows_does_not_matter(rng):
     order = 1 + rng.permutation(99)
     again = overlaps(np.concatenate([rows[:1], rows[order]]), k1=20, k2=6)
     assert again == pytest.approx(overlaps(rows, k1=20, k2=6)[order - 1], abs=1e-6)
+
+
+def test_every_finite_half_keeps_its_value_and_sign_in_float32():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    assert np.array_equal(widened(halves).view(np.int32), halves.astype(np.float32).view(np.int32))
 
 
 def at_degrees(new, pid, angle):
