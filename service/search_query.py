@@ -1,9 +1,9 @@
 """The parameters of /search as models; what they answer is in schemas.py."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, create_model, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from gallery.checks import MAX_BEST_OF
 from gallery.online import MAX_SHORTLIST, Rerank
@@ -115,9 +115,3 @@ class SearchByQuery(SearchQuery):
 
     entry_id: int | None = Field(default=None, ge=1, lt=2**63)
     embedding: str | None = None
-
-
-def as_sent(model: type[BaseModel]) -> type[BaseModel]:
-    """The model with every field under the name that callers send: `lambda`, which is no name in Python."""
-    fields: dict[str, Any] = {field.alias or name: (field.annotation, field) for name, field in model.model_fields.items()}
-    return create_model(model.__name__, **fields)

@@ -53,12 +53,13 @@ WRITES = Depends(check_writer)
 
 def only(model: type[BaseModel]) -> Any:
     """Refuse query parameters that `model` does not name, and those given twice that stand for one value."""
-    lists = {name for name, field in model.model_fields.items() if "list" in str(field.annotation)}
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    lists = {name for name, field in fields.items() if "list" in str(field.annotation)}
 
     async def check(request: Request) -> None:
         for name in request.query_params:
-            if name not in model.model_fields:
-                wanted = ", ".join(model.model_fields) or "none"
+            if name not in fields:
+                wanted = ", ".join(fields) or "none"
                 raise InvalidRequest(f"{name}: got an unknown query parameter, wanted {wanted}")
             given = len(request.query_params.getlist(name))
             if given > 1 and name not in lists:

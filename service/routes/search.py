@@ -32,7 +32,7 @@ from service.routes.documents import EMBEDDING, MODEL_HEADER, SEARCHING, VECTORS
 from service.routes.embed import refuse_fields
 from service.routes.examples import FOUND
 from service.schemas import SearchAnswer
-from service.search_query import SearchByQuery, SearchQuery, as_sent
+from service.search_query import SearchByQuery, SearchQuery
 from service.vectors import from_text, pooled
 
 router = APIRouter(tags=["search"], dependencies=[READS])
@@ -51,7 +51,7 @@ CROP_DOCS = refusals(*SEARCHING, *EMBEDDING) | GOOD
 Embedding = npt.NDArray[np.float32]
 
 
-@router.get("/search", dependencies=[only(as_sent(SearchByQuery))], response_model=SearchAnswer, responses=BY_DOCS)
+@router.get("/search", dependencies=[only(SearchByQuery)], response_model=SearchAnswer, responses=BY_DOCS)
 async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -> Response:
     """Search by an enrolled entry (itself excluded) or by an embedding (base64url of D float32 or float16 values)."""
     if (query.entry_id is None) == (query.embedding is None):
@@ -68,7 +68,7 @@ async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -
 
 @router.post(
     "/search",
-    dependencies=[only(as_sent(SearchQuery))],
+    dependencies=[only(SearchQuery)],
     response_model=SearchAnswer,
     responses=CROP_DOCS,
     openapi_extra=crop_body(),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import re
 import threading
 
@@ -143,6 +144,23 @@ def test_metrics_count_what_happened(client, pictures):
     assert metric(client, "reid_commit_seconds_count") == 1
     assert metric(client, "reid_gallery_entries") == 1 and metric(client, "reid_gallery_identities") == 1
     assert metric(client, f"reid_model_info{{{ids}}}") == 1
+
+
+def test_metrics_wait_neither_for_the_disk_nor_for_searches(client, pictures):
+    client.post("/gallery", files={"crops": pictures(1)}, data={"pid": "a"})
+    parts, release = client.app.state.parts, threading.Event()
+    busy = [threads.submit(release.wait, 10) for threads in (parts.gallery_threads, parts.search_threads) for _ in range(40)]
+    with parts.gallery._open_store():  # as an erasure holds it, which rewrites the file
+        assert metric(client, "reid_gallery_entries") == 1
+    release.set()
+    assert all(one.result() for one in busy)
+
+
+def test_metrics_do_not_wait_for_memory_that_is_read_anew(client):
+    with client.app.state.parts.gallery._mirror._turns.writing():
+        assert math.isnan(metric(client, "reid_gallery_entries"))
+        assert metric(client, "reid_disk_free_bytes") > 0
+    assert metric(client, "reid_gallery_entries") == 0
 
 
 def test_unknown_paths_and_methods_share_one_label(client):
