@@ -12,6 +12,8 @@ import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.receiving import SLOWEST_BYTES_S
+
 HEAD_BYTES = 65_536  # an embedding of 2048 floats in a URL takes 11,000
 FILES_KEPT = 256  # descriptors that connections leave to the gallery, to snapshots and to libraries
 MOST_CONNECTIONS = 20_000
@@ -25,7 +27,8 @@ class Doors:
 
     Args:
         connections: most of them at once; one more is told so and closed.
-        patience_s: how long a request's head may take, from its first byte, or from the opening of the connection.
+        patience_s: how long a request's head may take, from its first byte, or from the opening of the connection; and how
+            long an answer may wait for its reader, who takes SLOWEST_BYTES_S.
     """
 
     connections: int
@@ -33,7 +36,7 @@ class Doors:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection, closed when a request's head is too slow or too long, or when there are too many connections."""
+    """One connection, closed when a head is too slow or too long, an answer is not read, or there are too many connections."""
 
     def __init__(self, *args: Any, doors: Doors, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,6 +44,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_in_head = False  # the first byte of a head has come and the last one has not
         self._head_bytes = 0
+        self._reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head, or refuse the connection."""
@@ -53,7 +57,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to watch a reader who is slower than the answer comes: the answer is held in memory for as long."""
+        super().pause_writing()
+        self._watch_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Stop watching a reader who has caught up."""
+        self._stop_watching()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take in what came, unless it makes a head too long."""
@@ -81,6 +96,22 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._stop_waiting()
         super().on_headers_complete()
+
+    def _watch_reader(self, unread: int) -> None:
+        self._reader_timer = self.loop.call_later(self._doors.patience_s, self._check_reader, unread)
+
+    def _stop_watching(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
+    def _check_reader(self, unread_before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread_before - unread >= SLOWEST_BYTES_S * self._doors.patience_s:
+            return self._watch_reader(unread)
+        self._reader_timer = None
+        log.warning("gave up an answer that is not read", extra={"fields": {"unread": unread, "client": self.client}})
+        self.transport.abort()
 
     def _wait_for_head(self) -> None:
         if self._timer is None:

@@ -11,6 +11,7 @@ from service.doors import FILES_KEPT, Doors, connection_limit, make_server
 
 PATIENT = Doors(connections=100, patience_s=20.0)
 HASTY = Doors(connections=100, patience_s=0.1)
+LARGE = 20_000_000  # bytes of an answer: more than the kernel holds of one
 WHOLE = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
@@ -23,8 +24,9 @@ async def answer_after_reading(scope, receive, send):
     more = scope["path"] != "/refuse"
     while more:
         more = (await receive()).get("more_body", False)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = bytes(LARGE) if scope["path"] == "/large" else b"ok"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
 
 @asynccontextmanager
@@ -120,6 +122,49 @@ def test_a_request_that_takes_long_to_answer_is_waited_for():
             return await reader.readuntil(b"ok")
 
     assert asyncio.run(main()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_answer_that_is_not_read_is_given_up(caplog):
+    async def main():
+        async with running(HASTY) as connect:
+            reader, writer = await connect()
+            writer.write(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+            while "gave up an answer that is not read" not in caplog.messages:
+                await asyncio.sleep(0.01)
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await reader.readexactly(LARGE)
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_is_read_slowly_but_steadily_is_sent_whole():
+    async def main():
+        async with running(HASTY) as connect:
+            reader, writer = await connect()
+            writer.write(b"GET /large HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            got, begun = 0, asyncio.get_running_loop().time()
+            while piece := await reader.read(500_000):
+                got += len(piece)
+                await asyncio.sleep(0.01)
+            return got, asyncio.get_running_loop().time() - begun
+
+    got, took_s = asyncio.run(main())
+    assert got > LARGE and took_s > HASTY.patience_s
+
+
+def test_good_clients_are_served_among_many_that_say_nothing_or_trickle():
+    async def main():
+        async with running(Doors(connections=1000, patience_s=20.0)) as connect:
+            others = [await connect() for _ in range(300)]
+            for number, (_, writer) in enumerate(others):
+                writer.write(b"GET / HTTP/1.1\r\nX-Slow: "[: number % 30])
+            for _ in range(10):
+                reader, writer = await connect()
+                writer.write(WHOLE)
+                assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+            return [reader.at_eof() for reader, _ in others]
+
+    assert asyncio.run(main()) == [False] * 300
 
 
 def test_an_endless_head_is_refused():
