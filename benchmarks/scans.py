@@ -34,11 +34,7 @@ class People:
         centres = rng.standard_normal((self.num_identities, inside), dtype=np.float32)
         self._centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
         self.camids = rng.integers(NUM_CAMERAS, size=num_entries)
-
-    @property
-    def pids(self) -> np.ndarray:
-        """The identity of every entry, int64 [n]."""
-        return np.arange(self.num_entries) % self.num_identities
+        self.pids = np.arange(num_entries) % self.num_identities  # of every entry
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yields all entries' embeddings in order, float32 [up to BLOCK, D]."""
