@@ -1,8 +1,8 @@
 """manifest.json + model.onnx -> embed(crops): synchronous, no asyncio, no torch."""
 
-import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import ArtefactRefused, InferenceFailed
+from service.ladder import CPU_LADDER, ladder_of
 from service.manifest import MODEL_NAME, ModelInfo, read_manifest
 from service.providers import Choice, start_best
 from service.session import Runner, open_runner, read_model
@@ -17,7 +18,18 @@ from service.session import one_line as one_line
 
 UNIT_TOLERANCE = 1e-3
 
-log = logging.getLogger("service")
+NOT_FINITE = "got an embedding that is not finite, wanted numbers; the picture may be unlike any that the model was made for"
+
+Embedding = npt.NDArray[np.float32]
+
+
+class RowsNotFinite(InferenceFailed):
+    """Some rows of a batch are not finite; `rows` float32 [B, D] has all of them."""
+
+    def __init__(self, rows: Embedding) -> None:
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        super().__init__(f"got values that are not finite in rows {bad[:8].tolist()} of {len(rows)}, wanted finite ones")
+        self.rows = rows
 
 
 class Embeds(Protocol):
@@ -35,19 +47,35 @@ class Embeds(Protocol):
         """Map uint8 [B, H, W, 3] RGB to float32 [B, D], rows of unit length."""
 
 
+def embed_each(embedder: Embeds, crops: Sequence[npt.NDArray[np.uint8]]) -> list[Embedding | InferenceFailed]:
+    """Map uint8 [H, W, 3] crops to float32 [D] rows; a row that is not finite fails its own crop.
+
+    Raises:
+        InferenceFailed: for all of them, as when no row is finite: then it is the model or the device.
+    """
+    try:
+        return list(embedder.embed(np.stack(crops)))
+    except RowsNotFinite as error:
+        if not np.isfinite(error.rows).all(axis=1).any():
+            raise
+        return [row if np.isfinite(row).all() else InferenceFailed(NOT_FINITE) for row in error.rows]
+
+
 class Embedder:
     """One artefact, loaded and checked; `embed` may be called from one thread at a time."""
 
-    def __init__(self, model: ModelInfo, run: Runner, provider: str) -> None:
+    def __init__(self, model: ModelInfo, run: Runner, provider: str, batch_max: int = CPU_LADDER[-1]) -> None:
         self.model, self.provider, self._run = model, provider, run
+        self.batch_max = batch_max  # crops that the runtime takes at once; more are cut
 
     @classmethod
-    def open(cls, folder: Path, *, provider: str = "auto", threads: int = 0) -> "Embedder":
+    def open(cls, folder: Path, *, provider: str = "auto", threads: int = 0, batch_max: int = 0) -> "Embedder":
         """Load an artefact, refusing one whose bytes, graph or output are not what its manifest says.
 
         Args:
             provider: auto, cpu, cuda or tensorrt.
             threads: of the runtime on a CPU; 0 takes the cores granted to the process.
+            batch_max: most crops that will ever come at once, which a GPU prepares for; 0 takes what suits the device.
 
         Raises:
             ArtefactRefused: naming the file, what was got and what was wanted.
@@ -58,12 +86,11 @@ class Embedder:
         content = read_model(path, model)
 
         def start(choice: Choice) -> Runner:
-            return open_runner(path, content, model, choice, threads=threads or granted_cores())
+            ladder = ladder_of(is_gpu=choice.is_gpu, batch_max=batch_max)
+            return open_runner(path, content, model, choice, threads=threads or granted_cores(), ladder=ladder)
 
-        choice, run = start_best(provider, start)
-        if choice.is_gpu and model.manifest.get("precision") == "int8":
-            log.warning("the artefact is int8, which a GPU runs slowly; export the checkpoint with --precision fp16")
-        embedder = cls(model, run, choice.providers[0])
+        choice, run = start_best(provider, start, precision=model.precision)
+        embedder = cls(model, run, choice.providers[0], ladder_of(is_gpu=choice.is_gpu, batch_max=batch_max)[-1])
         check_output(path, embedder)
         return embedder
 
@@ -71,11 +98,13 @@ class Embedder:
         """Map uint8 [B, H, W, 3] RGB to float32 [B, D], rows of unit length.
 
         Raises:
-            InferenceFailed: when the runtime returns another shape, or a row that is not finite.
+            InferenceFailed: when the runtime returns another shape. RowsNotFinite: of any row; it has the others.
         """
         rows = self._run(crops)
-        if rows.shape != (len(crops), self.model.dim) or not np.isfinite(rows).all():
-            raise InferenceFailed(f"got {rows.dtype} {rows.shape}, wanted finite {(len(crops), self.model.dim)}")
+        if rows.shape != (len(crops), self.model.dim):
+            raise InferenceFailed(f"got {rows.dtype} {rows.shape}, wanted {(len(crops), self.model.dim)}")
+        if not np.isfinite(rows).all():
+            raise RowsNotFinite(rows)
         return np.asarray(rows, dtype=np.float32)
 
 

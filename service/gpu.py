@@ -4,6 +4,7 @@ Written from the runtime's documentation and Python sources (1.32); not run on a
 """
 
 import ctypes
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ CUDART = ("libcudart.so.13", "libcudart.so.12")
 
 Crops = npt.NDArray[np.uint8]
 
+log = logging.getLogger("service")
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -34,16 +37,16 @@ class Rung:
     options: Any
 
 
-def lock_pages(buffer: Crops, load: Callable[[str], Any] = ctypes.CDLL) -> bool:
-    """Lock a buffer's pages while the process lives, so that the GPU copies from it directly; tells whether it worked."""
+def lock_pages(buffer: Crops, load: Callable[[str], Any] = ctypes.CDLL) -> str:
+    """Lock a buffer's pages while the process lives, so that the GPU copies from it directly; tells why not, or nothing."""
     for name in CUDART:
         try:
             library = load(name)
         except OSError:
             continue
         status = library.cudaHostRegister(ctypes.c_void_p(buffer.ctypes.data), ctypes.c_size_t(buffer.nbytes), ctypes.c_uint(0))
-        return bool(status == 0)
-    return False
+        return f"cudaHostRegister of {name} gave status {status} for {buffer.nbytes} bytes" if status else ""
+    return f"none of {', '.join(CUDART)} can be loaded"
 
 
 class BoundRunner:
@@ -60,7 +63,7 @@ class BoundRunner:
         *,
         ladder: Sequence[int],
         runtime: Any = onnxruntime,
-        pin: Callable[[Crops], bool] = lock_pages,
+        pin: Callable[[Crops], str] = lock_pages,
     ) -> None:
         self._session, self._model, self._ladder = session, model, tuple(ladder)
         self._host = np.zeros((ladder[-1], model.height, model.width, 3), dtype=np.uint8)
@@ -72,9 +75,10 @@ class BoundRunner:
         """Map uint8 [B, H, W, 3] to float32 [B, D]."""
         return self._thread.submit(self._run, crops).result()
 
-    def _prepare(self, runtime: Any, pin: Callable[[Crops], bool]) -> None:
+    def _prepare(self, runtime: Any, pin: Callable[[Crops], str]) -> None:
         """Bind and warm up every size, largest first: the smaller ones then find their memory in the runtime's arena."""
-        self.is_pinned = pin(self._host)
+        if why := pin(self._host):
+            log.warning("crops are copied once more on their way to the GPU: no pinned memory", extra={"fields": {"got": why}})
         for size in reversed(self._ladder):
             self._rungs[size] = self._bind(size, runtime)
             for _ in range(WARM_UP):

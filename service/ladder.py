@@ -2,6 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 
+CPU_LADDER = (1, 2, 4, 8)  # two batches of 8 are as fast as one of 16, and need less memory
+GPU_BATCH_MAX = 64
+
+
+def ladder_of(*, is_gpu: bool, batch_max: int) -> tuple[int, ...]:
+    """Give the sizes that are run for batches of at most `batch_max` crops; 0 takes what suits the device.
+
+    A GPU captures every size and has buffers for it: 1, 2, 4 and so on up to batch_max. A CPU runs no more than 8 at once.
+    """
+    if not is_gpu:
+        return CPU_LADDER
+    most = batch_max or GPU_BATCH_MAX
+    return (*(1 << power for power in range((most - 1).bit_length())), most)
+
 
 def cut(count: int, ladder: Sequence[int], *, most_padding: float) -> Iterator[tuple[int, int]]:
     """Cut a batch into pieces and yield (rows, size) of each, in order; size - rows are padding.

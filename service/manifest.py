@@ -1,7 +1,8 @@
 """manifest.json: what an artefact says about itself, read strictly."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from service.errors import ArtefactRefused, InvalidRequest
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
+PRECISIONS = ("fp32", "fp16", "int8")
+LARGEST_SIDE = 4096  # pixels; beyond it no crop of a person
+LARGEST_DIM = 65_536
+COSINE_TOLERANCE = 1e-3  # what rounding may add to a cosine of 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class ModelInfo:
     thresholds: Thresholds | None
     manifest: Mapping[str, Any]
 
+    @property
+    def precision(self) -> str:
+        """fp32, fp16 or int8."""
+        return str(self.manifest.get("precision", "fp32"))
+
 
 def read_manifest(folder: Path) -> ModelInfo:
     """Read and check `folder/manifest.json`.
@@ -84,15 +94,18 @@ def parse_manifest(content: dict[str, Any], path: Path) -> ModelInfo:
     got = {name: crops.get(name) for name in expected}
     if got != expected:
         raise ArtefactRefused(f"{path}: input: got {got}, wanted {expected}; export the model again")
-    resize = field(content, "preprocessing", dict, path).get("resize")
-    if resize != "bilinear":
-        raise ArtefactRefused(f"{path}: preprocessing.resize: got {resize!r}, wanted 'bilinear', the only one served")
+    height, width = (positive(crops, side, path, most=LARGEST_SIDE) for side in ("height", "width"))
+    preprocessing = field(content, "preprocessing", dict, path)
+    for name, wanted in {"resize": "bilinear", "antialias": True, "height": height, "width": width}.items():
+        one_of(preprocessing, name, (wanted,), path)
+    one_of(content, "precision", PRECISIONS, path)
+    one_of(content, "feature", ("f_i",), path)
     return ModelInfo(
-        model_id=field(content, "model_id", str, path),
-        space_id=field(content, "space_id", str, path),
-        dim=positive(content, "embedding_dim", path),
-        height=positive(crops, "height", path),
-        width=positive(crops, "width", path),
+        model_id=sha256(content, "model_id", path),
+        space_id=sha256(content, "space_id", path),
+        dim=positive(content, "embedding_dim", path, most=LARGEST_DIM),
+        height=height,
+        width=width,
         input_name=field(crops, "name", str, path),
         output_name=field(field(content, "output", dict, path), "name", str, path),
         thresholds=parse_thresholds(content.get("thresholds"), path),
@@ -108,12 +121,28 @@ def field(content: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
     return value
 
 
-def positive(content: Mapping[str, Any], name: str, path: Path) -> int:
+def positive(content: Mapping[str, Any], name: str, path: Path, *, most: int) -> int:
     """Take one positive whole number."""
     value = field(content, name, int, path)
-    if isinstance(value, bool) or value < 1:
-        raise ArtefactRefused(f"{path}: {name}: got {value!r}, wanted a positive number; export the model again")
+    if isinstance(value, bool) or not 1 <= value <= most:
+        raise ArtefactRefused(f"{path}: {name}: got {value!r}, wanted a number from 1 to {most}; export the model again")
     return int(value)
+
+
+def one_of(content: Mapping[str, Any], name: str, wanted: Sequence[object], path: Path) -> None:
+    """Check that a field has one of the values that are served; True is no 1."""
+    value = content.get(name)
+    if not any(type(value) is type(one) and value == one for one in wanted):
+        choices = " or ".join(map(repr, wanted))
+        raise ArtefactRefused(f"{path}: {name}: got {value!r}, wanted {choices}, all that is served; export the model again")
+
+
+def sha256(content: Mapping[str, Any], name: str, path: Path) -> str:
+    """Take one SHA-256 in hexadecimal."""
+    value = field(content, name, str, path)
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ArtefactRefused(f"{path}: {name}: got {value!r}, wanted 64 hexadecimal digits; export the model again")
+    return str(value)
 
 
 def parse_thresholds(content: object, path: Path) -> Thresholds | None:
@@ -125,10 +154,14 @@ def parse_thresholds(content: object, path: Path) -> Thresholds | None:
             raise TypeError
         far = sorted((float(rate), float(cosine)) for rate, cosine in content["far"].items())
         values = [float(content["default"]), float(content["margin"]), *(number for pair in far for number in pair)]
-        if not all(math.isfinite(value) for value in values) or any(rate <= 0 for rate, _ in far):
+        cosines = [values[0], *(cosine for _, cosine in far)]
+        if not all(math.isfinite(value) for value in values) or not all(0 < rate <= 1 for rate, _ in far):
+            raise ValueError
+        if not 0 <= values[1] <= 2 or any(abs(cosine) > 1 + COSINE_TOLERANCE for cosine in cosines):
             raise ValueError
         return Thresholds(values[0], values[1], tuple(far), str(content.get("source", "")))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ArtefactRefused(
-            f"{path}: thresholds: got {content!r}, wanted default, margin and far {{rate: cosine}}; calibrate again"
+            f"{path}: thresholds: got {content!r}, wanted default (a cosine), margin (0 to 2) and far {{rate to 1: cosine}}; "
+            "calibrate again"
         ) from None

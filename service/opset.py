@@ -7,8 +7,13 @@ DOMAIN, VERSION = 1, 2  # its fields; the domain of the standard operators is em
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
+def is_ort_format(content: bytes) -> bool:
+    """Tell whether bytes are a model in ONNX Runtime's own format: a flatbuffer, whose mark follows four bytes of an offset."""
+    return content[4:8] == b"ORTM"
+
+
 def read_opset(content: bytes) -> int | None:
-    """Read the version of the standard operators; None when the bytes are no ONNX file, which the runtime will say better."""
+    """Read the version of the standard operators; None when the bytes are no ONNX file."""
     try:
         for number, value in fields(memoryview(content)):
             if number == OPSET_IMPORT and isinstance(value, memoryview):

@@ -1,5 +1,7 @@
 """REID_PROVIDER -> what computes: which execution providers are tried, in which order, and why a better one was not taken."""
 
+import contextlib
+import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,12 +42,13 @@ CHOICES = {
 }
 
 
-def start_best(provider: str, start: Callable[[Choice], T], *, runtime: Any = onnxruntime) -> tuple[Choice, T]:
+def start_best(provider: str, start: Callable[[Choice], T], *, precision: str, runtime: Any = onnxruntime) -> tuple[Choice, T]:
     """Start the first choice that can be started, and log in one line which it is and why no better one.
 
     Args:
         provider: auto, cpu, cuda or tensorrt.
         start: makes a choice run, or raises StartupError.
+        precision: of the artefact; no GPU is given an int8 one.
 
     Raises:
         StartupError: of the last choice, when none can be started.
@@ -55,7 +58,7 @@ def start_best(provider: str, start: Callable[[Choice], T], *, runtime: Any = on
     level, refusals = logging.INFO, dict[str, Choice]()
     for choice in better:
         try:
-            check_listed(choice, available)
+            check_choice(choice, available, precision)
             started = start(choice)
         except StartupError as error:
             reason = str(error).removeprefix(f"REID_PROVIDER={choice.name}: ")
@@ -66,7 +69,7 @@ def start_best(provider: str, start: Callable[[Choice], T], *, runtime: Any = on
             break
     else:
         choice = last
-        check_listed(choice, available)
+        check_choice(choice, available, precision)
         started = start(choice)
     why = [f"{described(refused)}: {reason}" for reason, refused in refusals.items()]
     if provider == "auto" and TENSORRT[0] in available:
@@ -81,12 +84,21 @@ def described(choice: Choice) -> str:
     return f"{choice.name} with CUDA graphs" if choice.is_graphed else choice.name
 
 
-def check_listed(choice: Choice, available: Sequence[str]) -> None:
-    """Refuse a provider that the installed runtime does not have at all."""
+def check_choice(choice: Choice, available: Sequence[str], precision: str) -> None:
+    """Refuse a provider that the installed runtime does not have at all, and a GPU for an int8 artefact.
+
+    On CUDA the runtime has no integer convolutions: it computes them in fp32, what is left of the integers on the CPU, and
+    captures no graph. TensorRT wants grids without a zero point. Either would be slower than what the file was made for.
+    """
     if choice.providers[0] not in available:
         raise SettingRefused(
             f"REID_PROVIDER={choice.name}: got a runtime with {list(available)}, wanted {choice.providers[0]}; "
             "install onnxruntime-gpu instead of onnxruntime, or use cpu"
+        )
+    if choice.is_gpu and precision == "int8":
+        raise SettingRefused(
+            f"REID_PROVIDER={choice.name}: got an int8 artefact, which is made for CPUs, wanted fp16 or fp32; export the "
+            "checkpoint with --precision fp16 (its galleries stay), or use cpu"
         )
 
 
@@ -100,5 +112,9 @@ def check_started(choice: Choice, got: Sequence[str]) -> None:
 
 def preload_cuda(choice: Choice, runtime: Any = onnxruntime) -> None:
     """Load the CUDA libraries that came as Python packages; the runtime looks for them nowhere else but in the system."""
-    if choice.is_gpu and hasattr(runtime, "preload_dlls"):
+    if not choice.is_gpu or not hasattr(runtime, "preload_dlls"):
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints what it could not load
         runtime.preload_dlls()
+    if text := " ".join(said.getvalue().split()):
+        log.warning("loading the libraries of CUDA", extra={"fields": {"runtime": text[:600]}})

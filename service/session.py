@@ -11,16 +11,13 @@ import onnxruntime
 
 from service.errors import ArtefactRefused, SettingRefused, StartupError
 from service.gpu import BoundRunner, provider_options
-from service.ladder import cut
+from service.ladder import CPU_LADDER, cut
 from service.manifest import ModelInfo
-from service.opset import read_opset
+from service.opset import is_ort_format, read_opset
 from service.providers import Choice, check_started, preload_cuda
 
 Rows = npt.NDArray[np.float32]
 Runner = Callable[[npt.NDArray[np.uint8]], Rows]  # uint8 [B, H, W, 3], any B -> float32 [B, D]
-
-CPU_LADDER = (1, 2, 4, 8)  # two batches of 8 are as fast as one of 16, and need less memory
-GPU_LADDER = (1, 2, 4, 8, 16, 32, 64)
 
 CPUINFO = Path("/proc/cpuinfo")
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # Linux's names of x86's exact sums of int8 products
@@ -42,15 +39,19 @@ class SessionRunner:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *, threads: int) -> Runner:
+def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *, threads: int, ladder: tuple[int, ...]) -> Runner:
     """Open a session over the model's checked bytes, compare it with the manifest, and make it ready to run.
+
+    Args:
+        threads: of the runtime on a CPU.
+        ladder: batch sizes that a GPU captures; a CPU has its own.
 
     Raises:
         ArtefactRefused: when the graph cannot be run, or is not what the manifest says.
         SettingRefused: when the provider is not to be had.
     """
     preload_cuda(choice)
-    providers = provider_options(choice, model, GPU_LADDER)
+    providers = provider_options(choice, model, ladder)
     try:
         session = onnxruntime.InferenceSession(content, session_options(path, threads=threads), providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises its own classes and RuntimeError: of a bad model, or of a GPU's libraries
@@ -67,9 +68,12 @@ def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *,
     if not choice.is_gpu:
         return SessionRunner(session, model)
     try:
-        return BoundRunner(session, model, ladder=GPU_LADDER)
+        return BoundRunner(session, model, ladder=ladder)
     except Exception as error:  # the runtime's classes once more: too little memory, a node that no graph can hold
-        raise StartupError(f"{path}: got {one_line(error)} while binding batches of {GPU_LADDER} on {choice.name}") from None
+        raise StartupError(
+            f"{path}: got {one_line(error)} while binding batches of {ladder} on {choice.name}, wanted room and nodes for each; "
+            "set a smaller REID_BATCH_MAX, or use cpu"
+        ) from None
 
 
 def session_options(path: Path, *, threads: int, cpuinfo: Path = CPUINFO) -> Any:
@@ -108,7 +112,10 @@ def read_model(path: Path, model: ModelInfo) -> bytes:
     if got != model.model_id:
         raise ArtefactRefused(f"{path}: got sha256 {got}, wanted model_id {model.model_id}; copy or export the model again")
     opset = read_opset(content)
-    if opset is not None and opset != model.manifest.get("opset"):
+    if opset is None:  # an ORT-format file would run, and say nothing of its operators
+        got = "an ORT-format file" if is_ort_format(content) else "bytes that are no ONNX file"
+        raise ArtefactRefused(f"{path}: got {got}, wanted one self-contained ONNX file; export the model again")
+    if opset != model.manifest.get("opset"):
         raise ArtefactRefused(
             f"{path}: got opset {opset}, wanted {model.manifest.get('opset')} by the manifest; export the model again"
         )

@@ -39,7 +39,8 @@ def artefact_fixture(tmp_path):
     height, width = SIZE
     pixels = {"name": "crops", "height": height, "width": width, "dtype": "uint8", "layout": "NHWC", "channels": "RGB"}
     names = {"model_id": hashlib.sha256(content).hexdigest(), "space_id": "5" * 64, "precision": "fp32", "opset": 17}
-    rest = {"embedding_dim": 5, "input": pixels, "output": {"name": "embeddings"}, "preprocessing": {"resize": "bilinear"}}
+    served = {"resize": "bilinear", "antialias": True, "height": height, "width": width}
+    rest = {"embedding_dim": 5, "feature": "f_i", "input": pixels, "output": {"name": "embeddings"}, "preprocessing": served}
     folder = tmp_path / "small"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(content)

@@ -69,7 +69,7 @@ def tiny_manifest(model: bytes, **changes: Any) -> dict[str, Any]:
             "channels": "RGB",
         },
         "output": {"name": "embeddings"},
-        "preprocessing": {"resize": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3},
+        "preprocessing": {"resize": "bilinear", "antialias": True, "height": HEIGHT, "width": WIDTH},
         "precision": "fp32",
         "opset": 17,
         "model_bytes": len(model),

@@ -4,10 +4,11 @@ import logging
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from service.embedder import Embedder, check_output, granted_cores
+from service.embedder import Embedder, RowsNotFinite, check_output, embed_each, granted_cores
 from service.errors import ArtefactRefused, InferenceFailed, SettingRefused
 
 CROPS = np.random.default_rng(3).integers(0, 256, size=(33, 32, 16, 3), dtype=np.uint8)
@@ -60,14 +61,26 @@ def test_bytes_that_are_no_onnx_are_refused_in_one_line(artefact, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-def test_weights_outside_the_file_are_refused(artefact, graph, tmp_path):
-    model = graph()
+def test_a_model_in_the_runtimes_own_format_is_refused(tiny, artefact, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(tiny / "model.onnx", options, providers=["CPUExecutionProvider"])
+    content = (tmp_path / "model.ort").read_bytes()
+    with pytest.raises(ArtefactRefused, match="got an ORT-format file, wanted one self-contained ONNX file"):
+        Embedder.open(artefact(tmp_path / "ort", model=content))
+
+
+@pytest.mark.parametrize("place", ["outside.bin", "{folder}/outside.bin", "../weights/outside.bin"])
+def test_weights_outside_the_file_are_refused(artefact, graph, tmp_path, place):
+    model, tmp_path = graph(), tmp_path / "weights"
+    tmp_path.mkdir()
     (weights,) = [tensor for tensor in model.graph.initializer if tensor.name == "weights"]
     (tmp_path / "outside.bin").write_bytes(weights.raw_data)
     weights.ClearField("raw_data")
     weights.data_location = TensorProto.EXTERNAL
     location = weights.external_data.add()
-    location.key, location.value = "location", "outside.bin"
+    location.key, location.value = "location", place.format(folder=tmp_path)
     with pytest.raises(ArtefactRefused, match="wanted one self-contained ONNX file"):
         Embedder.open(artefact(tmp_path, model=model.SerializeToString()))
 
@@ -104,10 +117,27 @@ def test_a_model_whose_rows_are_not_of_unit_length_is_refused(artefact, graph, t
 
 def test_rows_that_are_not_finite_fail_the_pass(embedder):
     broken = Embedder(embedder.model, lambda crops: np.full((len(crops), 16), np.nan, dtype=np.float32), "none")
-    with pytest.raises(InferenceFailed, match="wanted finite"):
+    with pytest.raises(RowsNotFinite, match=r"not finite in rows \[0\] of 1"):
         broken.embed(CROPS[:1])
+    with pytest.raises(RowsNotFinite, match=r"not finite in rows \[0, 1\] of 2"):  # of the model, not of a crop
+        embed_each(broken, list(CROPS[:2]))
     with pytest.raises(ArtefactRefused, match="on two test crops"):
         check_output("model.onnx", broken)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_fails_its_own_crop_and_no_other(embedder, value):
+    def run(crops):
+        rows = embedder._run(crops)
+        rows[1, 3] = value
+        return rows
+
+    broken = Embedder(embedder.model, run, "none")
+    with pytest.raises(RowsNotFinite, match=r"rows \[1\] of 4"):
+        broken.embed(CROPS[:4])
+    first, bad, *others = embed_each(broken, list(CROPS[:4]))
+    assert type(bad) is InferenceFailed and "not finite" in str(bad)
+    assert np.array_equal(np.stack([first, *others]), embedder.embed(CROPS[:4])[[0, 2, 3]])
 
 
 def test_the_manifest_of_another_model_is_refused(artefact, graph, tmp_path):

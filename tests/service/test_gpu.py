@@ -87,7 +87,7 @@ def session_fixture():
 
 @pytest.fixture(name="run")
 def run_fixture(session):
-    return BoundRunner(session, model(), ladder=LADDER, runtime=Runtime, pin=lambda buffer: True)
+    return BoundRunner(session, model(), ladder=LADDER, runtime=Runtime, pin=lambda buffer: "")
 
 
 def test_every_size_is_warmed_up_at_start_largest_first(run, session):
@@ -137,7 +137,7 @@ def test_a_failed_warm_up_is_the_callers():
             raise RuntimeError("capture failed")
 
     with pytest.raises(RuntimeError, match="capture failed"):
-        BoundRunner(Broken(), model(), ladder=LADDER, runtime=Runtime, pin=lambda buffer: False)
+        BoundRunner(Broken(), model(), ladder=LADDER, runtime=Runtime, pin=lambda buffer: "")
 
 
 def test_cuda_is_asked_for_graphs_and_exact_float32():
@@ -168,10 +168,10 @@ class Library:
         return self.status
 
 
-@pytest.mark.parametrize(("status", "is_locked"), [(0, True), (2, False)])
-def test_pages_are_locked_where_the_library_can(status, is_locked):
+@pytest.mark.parametrize(("status", "why"), [(0, ""), (2, "cudaHostRegister of libcudart.so.13 gave status 2 for 64 bytes")])
+def test_pages_are_locked_where_the_library_can(status, why):
     library, buffer = Library(status), np.zeros(64, np.uint8)
-    assert lock_pages(buffer, lambda name: library) == is_locked
+    assert lock_pages(buffer, lambda name: library) == why
     assert library.locked == [(buffer.ctypes.data, 64)]
 
 
@@ -179,5 +179,12 @@ def test_without_the_library_pages_stay_as_they_are():
     def load(name):
         raise OSError(name)
 
-    assert not lock_pages(np.zeros(64, np.uint8), load)
-    assert not lock_pages(np.zeros(64, np.uint8), lambda name: ctypes.CDLL(f"no-{name}"))
+    for loads in (load, lambda name: ctypes.CDLL(f"no-{name}")):
+        assert lock_pages(np.zeros(64, np.uint8), loads) == "none of libcudart.so.13, libcudart.so.12 can be loaded"
+
+
+def test_a_runner_says_when_it_has_no_pinned_memory_and_runs_all_the_same(session, caplog):
+    run = BoundRunner(session, model(), ladder=LADDER, runtime=Runtime, pin=lambda buffer: "status 2")
+    (record,) = caplog.records
+    assert (record.levelname, record.fields) == ("WARNING", {"got": "status 2"})
+    assert np.allclose(run(CROPS[:3]), CROPS[:3].mean(axis=(1, 2)))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.ladder import cut
+from service.ladder import cut, ladder_of
 
 LADDER = (1, 2, 4, 8)
 
@@ -33,3 +33,18 @@ def test_every_row_is_in_one_piece_and_fits_it(most_padding):
 
 def test_no_rows_make_no_pieces():
     assert list(cut(0, LADDER, most_padding=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_max", "ladder"),
+    [(0, (1, 2, 4, 8, 16, 32, 64)), (1, (1,)), (2, (1, 2)), (16, (1, 2, 4, 8, 16)), (24, (1, 2, 4, 8, 16, 24)), (256, 256)],
+)
+def test_a_gpu_prepares_for_the_largest_batch_that_will_come_and_no_larger(batch_max, ladder):
+    found = ladder_of(is_gpu=True, batch_max=batch_max)
+    assert found == ladder if isinstance(ladder, tuple) else found[-1] == ladder
+    assert list(found) == sorted(set(found)) and found[0] == 1
+
+
+@pytest.mark.parametrize("batch_max", [0, 4, 64])
+def test_a_cpu_runs_no_more_than_eight_at_once_whatever_comes(batch_max):
+    assert ladder_of(is_gpu=False, batch_max=batch_max) == (1, 2, 4, 8)

@@ -7,6 +7,8 @@ import pytest
 from service.errors import ArtefactRefused, InvalidRequest
 from service.manifest import Thresholds, read_manifest
 
+CROPS = {"name": "crops", "height": 32, "width": 16, "dtype": "uint8", "layout": "NHWC", "channels": "RGB"}
+SERVED = {"resize": "bilinear", "antialias": True, "height": 32, "width": 16}
 CALIBRATED = Thresholds(0.4, 0.02, ((0.0001, 0.6), (0.001, 0.5), (0.1, 0.3)), "drawn")
 
 
@@ -26,17 +28,31 @@ def test_a_manifest_gives_the_models_facts(artefact, tmp_path):
         ("embedding_dim", 0),
         ("embedding_dim", True),
         ("embedding_dim", "2048"),
-        (
-            "input",
-            {"name": "crops", "height": 32, "width": 16, "dtype": "float32", "layout": "NHWC", "channels": "RGB"},
-        ),
+        ("input", CROPS | {"dtype": "float32"}),
         ("input", []),
         ("output", {}),
-        ("preprocessing", {"resize": "bicubic"}),
+        ("model_id", "F" * 64),
+        ("space_id", "5" * 63),
+        ("embedding_dim", 10**9),
+        ("input", CROPS | {"height": 0}),
+        ("input", CROPS | {"width": 5000}),
+        ("preprocessing", SERVED | {"resize": "bicubic"}),
+        ("preprocessing", SERVED | {"antialias": False}),
+        ("preprocessing", SERVED | {"antialias": 1}),
+        ("preprocessing", {"resize": "bilinear", "height": 32, "width": 16}),
+        ("preprocessing", SERVED | {"height": 64}),
+        ("preprocessing", SERVED | {"width": 32}),
+        ("precision", "bf16"),
+        ("precision", None),
+        ("feature", "f_t"),
         ("thresholds", {"default": 0.5}),
         ("thresholds", {"default": "high", "margin": 0, "far": {}}),
         ("thresholds", {"default": 0.5, "margin": 0, "far": {"0": 0.3}}),
         ("thresholds", {"default": 0.5, "margin": 0, "far": {"nan": 0.3}}),
+        ("thresholds", {"default": 1.1, "margin": 0, "far": {}}),
+        ("thresholds", {"default": 0.5, "margin": -0.1, "far": {}}),
+        ("thresholds", {"default": 0.5, "margin": 0, "far": {"1.5": 0.3}}),
+        ("thresholds", {"default": 0.5, "margin": 0, "far": {"0.1": -1.1}}),
         ("thresholds", []),
     ],
 )

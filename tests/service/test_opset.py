@@ -3,7 +3,7 @@
 import pytest
 from onnx import helper
 
-from service.opset import read_opset
+from service.opset import is_ort_format, read_opset
 
 
 @pytest.mark.parametrize("version", [7, 20, 300])
@@ -39,3 +39,8 @@ def test_bytes_that_are_no_onnx_have_none(content):
 def test_a_model_cut_off_anywhere_is_read_or_not_but_never_raises(graph):
     content = graph().SerializeToString()
     assert {read_opset(content[:end]) for end in range(0, len(content), 7)} <= {17, None}
+
+
+def test_a_model_in_the_runtimes_own_format_is_known_by_its_mark(graph):
+    assert is_ort_format(b"\x18\x00\x00\x00ORTM\x00")
+    assert not is_ort_format(graph().SerializeToString()) and not is_ort_format(b"")

@@ -1,6 +1,7 @@
 """Which provider is tried, what is said about the ones that were not to be had, and what is refused."""
 
 import logging
+import sys
 
 import pytest
 
@@ -15,13 +16,14 @@ class Runtime:
     """A runtime with some providers; counts how often it was told to load CUDA's libraries."""
 
     def __init__(self, available=ON_CPU):
-        self.available, self.preloads = available, 0
+        self.available, self.preloads, self.says = available, 0, ""
 
     def get_available_providers(self):
         return self.available
 
     def preload_dlls(self):
         self.preloads += 1
+        sys.stdout.write(self.says)
 
 
 class Starter:
@@ -37,11 +39,11 @@ class Starter:
         return "session"
 
 
-def start(provider, starter, available, caplog):
+def start(provider, starter, available, caplog, precision="fp16"):
     """Start with a runtime; returns the choice and the one line that was logged."""
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="service"):
-        choice, started = start_best(provider, starter, runtime=Runtime(available))
+        choice, started = start_best(provider, starter, precision=precision, runtime=Runtime(available))
     assert started == "session"
     (record,) = caplog.records
     return choice, record
@@ -84,7 +86,7 @@ def test_cuda_without_graphs_is_better_than_none_and_warned_about(caplog):
 def test_a_provider_that_was_asked_for_is_never_replaced_by_the_cpu(provider):
     starter = Starter((provider, True), (provider, False))
     with pytest.raises(ArtefactRefused, match="no memory"):
-        start_best(provider, starter, runtime=Runtime(ON_GPU))
+        start_best(provider, starter, precision="fp16", runtime=Runtime(ON_GPU))
     assert {name for name, _ in starter.tried} == {provider}
 
 
@@ -92,7 +94,7 @@ def test_a_provider_that_was_asked_for_is_never_replaced_by_the_cpu(provider):
 def test_a_provider_that_the_runtime_does_not_have_is_refused_untried(provider):
     starter = Starter()
     with pytest.raises(SettingRefused, match=f"REID_PROVIDER={provider}: got a runtime with .*wanted"):
-        start_best(provider, starter, runtime=Runtime(ON_CPU))
+        start_best(provider, starter, precision="int8", runtime=Runtime(ON_CPU))
     assert starter.tried == []
 
 
@@ -104,10 +106,36 @@ def test_a_session_that_fell_back_by_itself_is_refused():
 
 
 @pytest.mark.parametrize(("provider", "preloads"), [("cpu", 0), ("cuda", 1), ("tensorrt", 1)])
-def test_the_libraries_of_cuda_are_loaded_when_a_gpu_is_wanted(provider, preloads):
+def test_the_libraries_of_cuda_are_loaded_when_a_gpu_is_wanted(provider, preloads, caplog):
     runtime = Runtime()
     preload_cuda(CHOICES[provider][0], runtime)
-    assert runtime.preloads == preloads
+    assert runtime.preloads == preloads and not caplog.records
+
+
+def test_what_the_runtime_prints_while_it_loads_them_is_logged(capsys, caplog):
+    runtime = Runtime()
+    runtime.says = "Failed to load libcublas.so:\n not there"
+    preload_cuda(CHOICES["cuda"][0], runtime)
+    (record,) = caplog.records
+    assert record.fields == {"runtime": "Failed to load libcublas.so: not there"}
+    assert capsys.readouterr().out == ""
+
+
+def test_auto_keeps_an_int8_artefact_on_the_cpu_and_says_what_a_gpu_would_want(caplog):
+    starter = Starter()
+    choice, record = start("auto", starter, ON_GPU, caplog, precision="int8")
+    assert choice == CPU and starter.tried == [("cpu", False)]
+    assert record.levelno == logging.WARNING  # a GPU idles
+    assert record.fields["not"].startswith("cuda with CUDA graphs: got an int8 artefact")
+    assert record.fields["not"].count("--precision fp16") == 1
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_that_was_asked_for_is_given_no_int8_artefact(provider):
+    starter = Starter()
+    with pytest.raises(SettingRefused, match=f"REID_PROVIDER={provider}: got an int8 artefact.*--precision fp16"):
+        start_best(provider, starter, precision="int8", runtime=Runtime(ON_GPU))
+    assert starter.tried == []
 
 
 def test_a_runtime_that_cannot_preload_is_left_alone():
