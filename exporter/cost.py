@@ -10,7 +10,6 @@ from exporter.sensitivity import Agreement, agreement
 from training import dataset, evaluate
 from training.dataset import DISTRACTOR_PID, Dataset, Sample
 from training.evaluate import Embed, EvalResult
-from training.samples import people
 
 MAX_MAP_DROP = 0.3  # points of mAP in percent, the bar this project has set itself
 SEED = 0
@@ -53,12 +52,14 @@ class Rows:
 def sample(data: Dataset, num_identities: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns which query and which gallery crops are of a drawn sample: bool [Q], [G].
 
-    The crops of `num_identities` identities, and the same share of the distractors. Raises ValueError for more than there are.
+    The crops of `num_identities` identities that a query can be right about, and the same share of the distractors. Raises
+    ValueError for more than there are.
     """
-    known = np.array(sorted(people(data.query) & people(data.gallery)))
+    known = np.array(sorted(findable(data)))
     if not 1 <= num_identities <= len(known):
         raise ValueError(
-            f"--cost-identities: got {num_identities}, wanted 1 to {len(known)}, the identities of {data.name}'s test"
+            f"--cost-identities: got {num_identities}, wanted 1 to {len(known)}, the identities of {data.name}'s test that "
+            "one camera asks for and another has"
         )
     rng = np.random.default_rng(SEED)
     drawn = rng.choice(known, num_identities, replace=False)
@@ -67,6 +68,14 @@ def sample(data: Dataset, num_identities: int) -> tuple[np.ndarray, np.ndarray]:
     is_gallery = np.isin(gallery, drawn)
     is_gallery[distractors[: round(len(distractors) * num_identities / len(known))]] = True
     return np.isin(query, drawn), is_gallery
+
+
+def findable(data: Dataset) -> set[int]:
+    """Returns the identities with a valid query: one that has a correct gallery crop under another camera."""
+    seen: dict[int, set[int]] = {}
+    for crop in data.gallery:
+        seen.setdefault(crop.pid, set()).add(crop.camid)
+    return {query.pid for query in data.query if seen.get(query.pid, set()) - {query.camid}} - {DISTRACTOR_PID}
 
 
 def measure(

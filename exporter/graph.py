@@ -20,8 +20,10 @@ class EmbeddingGraph(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         images = normalized(crops).contiguous()  # channels last would be exported as a gather after the pooling
-        f_i = self.neck(self.backbone(images))
-        return f_i / f_i.norm(dim=1, keepdim=True).clamp_min(LEAST_LENGTH)  # functional.normalize would ask for the batch's size
+        f_i: Tensor = self.neck(self.backbone(images))
+        # functional.normalize would ask for the batch's size.
+        lengths: Tensor = torch.linalg.vector_norm(f_i, dim=1, keepdim=True)
+        return f_i / lengths.clamp_min(LEAST_LENGTH)
 
 
 def normalized(crops: Tensor) -> Tensor:

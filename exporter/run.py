@@ -43,7 +43,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="fp32",
         help="fp32 (default); fp16, for GPUs; int8, for CPUs. No bf16: ONNX Runtime has no such convolution on a CPU",
     )
-    network.add_argument("--calibrate", type=Path, metavar="DIR", help="dataset whose training crops int8 is calibrated on")
+    network.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DIR",
+        help="dataset whose training crops int8 is calibrated on, or fp16 checked with",
+    )
+    network.add_argument(
+        "--keep-fp32", type=int, default=0, metavar="N", help="leave the N groups of layers that int8 harms most in fp32 (0)"
+    )
     measured = parser.add_argument_group("what it costs")
     measured.add_argument(
         "--data", type=Path, metavar="DIR", help="dataset: measure this very file, and fp32 beside it, on its test"
@@ -58,8 +66,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run fp32 on N drawn identities of the test only (default all; it is slow)",
     )
     args = parser.parse_args(argv)
-    if (args.precision == "int8") != (args.calibrate is not None):
-        parser.error("--precision int8 and --calibrate DIR go together: int8 needs real crops to find its ranges")
+    if args.precision == "int8" and not args.calibrate or args.precision == "fp32" and args.calibrate:
+        parser.error("--precision int8 wants --calibrate DIR, as it needs real crops to find its ranges; fp32 looks at none")
+    if args.keep_fp32 < 0 or args.keep_fp32 and args.precision != "int8":
+        parser.error(f"--keep-fp32: got {args.keep_fp32}, wanted a number of groups, with --precision int8")
     if (args.data is None or args.precision == "fp32") and (args.max_map_drop, args.cost_identities) != (None, None):
         parser.error(
             "--max-map-drop and --cost-identities want --data DIR and fp16 or int8: fp32 is what the cost is measured from"
@@ -121,18 +131,21 @@ def measure(args: argparse.Namespace, facts: Facts, data: Dataset, folder: Path)
 
 
 def convert(args: argparse.Namespace, facts: Facts, folder: Path) -> tuple[Findings, np.ndarray]:
-    """Makes the model of the wanted precision from the fp32 file in `folder`; returns what int8 found, and crops for the gate."""
+    """Makes the model of the wanted precision from the fp32 file in `folder`; returns what was found, and crops for the gate."""
     size = {"height": facts.config.height, "width": facts.config.width}
     crops = parity.drawn_crops(sum(parity.BATCH_SIZES), **size)
     if args.precision == "fp32":
         (folder / REFERENCE).rename(folder / MODEL)
         return Findings(), crops
+    chosen = calibrate.draw(args.calibrate, facts) if args.calibrate else None
     if args.precision == "fp16":
         print("fp16 is for GPUs: a CPU runs it no faster than fp32", flush=True)
-        half.write_fp16(folder / REFERENCE, folder / MODEL)
-        return Findings(), crops
-    chosen = calibrate.draw(args.calibrate, facts)
-    choice = sensitivity.write_int8(folder / REFERENCE, folder / MODEL, chosen)
+        room = half.write_fp16(folder / REFERENCE, folder / MODEL, crops if chosen is None else chosen.all())
+        seen = "drawn people; --calibrate DIR looks at real crops" if chosen is None else chosen.name
+        print(f"fp16: activations reach {room.largest:g} of {half.LARGEST:g} on {room.num_crops} crops, {seen}", flush=True)
+        return Findings(quantization=room.description()), crops
+    assert chosen is not None, "parse asks for --calibrate"
+    choice = sensitivity.write_int8(folder / REFERENCE, folder / MODEL, chosen, keep=args.keep_fp32)
     print(choice.table(), flush=True)
     cosine = {"measured_on": "training crops held apart from the calibration", **asdict(choice.held)}
     found = Findings(calibration=chosen.description(), quantization=choice.description(), cosine=cosine)

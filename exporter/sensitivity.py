@@ -62,13 +62,15 @@ def ranked(damage: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(damage.items(), key=lambda item: -item[1])
 
 
-def choose(damage: dict[str, float], agreement_with: Callable[[Collection[str]], Agreement]) -> Choice:
-    """Leaves the most harmful groups in fp32, one after the other, until those in int8 together reach the floor.
+def choose(damage: dict[str, float], agreement_with: Callable[[Collection[str]], Agreement], *, keep: int = 0) -> Choice:
+    """Leaves the `keep` most harmful groups in fp32, then one more after the other, until those in int8 together reach the floor.
 
     Raises ValueError when half of them do not suffice: such a file is hardly smaller or faster than fp32.
     """
     names = [name for name, _ in ranked(damage)]
-    for count in range(len(names) // 2 + 1):
+    if keep > len(names) // 2:
+        raise ValueError(f"--keep-fp32: got {keep}, wanted at most {len(names) // 2} of the {len(names)} groups")
+    for count in range(keep, len(names) // 2 + 1):
         found = agreement_with(names[count:])
         if found.mean >= LEAST_MEAN and found.worst >= LEAST_WORST:
             return Choice(damage, tuple(names[:count]), found)
@@ -79,8 +81,8 @@ def choose(damage: dict[str, float], agreement_with: Callable[[Collection[str]],
     )
 
 
-def write_int8(fp32_path: Path, int8_path: Path, crops: CalibrationSet) -> Choice:
-    """Quantises an exported fp32 file as far as the floor allows; raises ValueError as `choose` does."""
+def write_int8(fp32_path: Path, int8_path: Path, crops: CalibrationSet, *, keep: int = 0) -> Choice:
+    """Quantises an exported fp32 file as far as `keep` and the floor allow; raises ValueError as `choose` does."""
     model = onnx.load(str(fp32_path))
     observed = calibrate.observe(model, quantize.tensors_of(model), crops.crops)
     expected = calibrate.embed(model, crops.held)
@@ -88,7 +90,7 @@ def write_int8(fp32_path: Path, int8_path: Path, crops: CalibrationSet) -> Choic
     def agreement_with(groups: Collection[str]) -> Agreement:
         return agreement(calibrate.embed(quantize.quantized(model, observed, groups), crops.held), expected)
 
-    choice = choose(damages(model, agreement_with), agreement_with)
+    choice = choose(damages(model, agreement_with), agreement_with, keep=keep)
     save(quantize.quantized(model, observed, choice.damage.keys() - set(choice.left_in_fp32)), int8_path)
     return choice
 

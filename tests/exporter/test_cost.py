@@ -89,6 +89,17 @@ def test_more_identities_than_there_are_cannot_be_drawn(people, number):
         sample(people, number)
 
 
+def test_only_people_whom_another_camera_saw_are_drawn(people):
+    lone = {1: {2}, 2: set(), 3: {1}}  # identity -> cameras of the gallery that stay; queries come from cameras 1 and 2
+    gallery = tuple(one for one in people.gallery if one.pid not in lone or one.camid in lone[one.pid])
+    query = tuple(one for one in people.query if one.pid != 3 or one.camid == 1)
+    data = replace(people, gallery=gallery, query=query)
+    in_query, _ = sample(data, 3)
+    assert {one.pid for one, is_in in zip(query, in_query, strict=True) if is_in} == {1, 4, 5}
+    with pytest.raises(ValueError, match="got 4, wanted 1 to 3"):
+        sample(data, 4)
+
+
 def test_a_space_of_its_own_is_refused_though_its_own_figures_are_those_of_fp32(people):
     found = measure(turned, looks, people, num_identities=None, **SIZE)[1]
     assert found.map_drop == pytest.approx(0, abs=0.01)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.half import halved, write_fp16
+from exporter.half import MOST, Room, halved, write_fp16
 from exporter.parity import LEAST_COSINE, runtime_embedder
 from training.evaluate import torch_embedder
 
@@ -57,20 +57,45 @@ def test_the_network_is_entered_and_left_by_one_cast_each(loaded):
     assert kinds[kinds.index("ReduceMean") - 1] == "Cast"
 
 
-def test_a_tensor_read_on_both_sides_is_cast_once(tmp_path):
+def written(path, weight):
+    """Two convolutions of one colour plane over the same pixels, and what is done with their results in fp32."""
     nodes = [
+        helper.make_node("Cast", ["crops"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["x"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
         helper.make_node("Conv", ["x", "w"], ["b"], name="second"),
         helper.make_node("Mul", ["a", "b"], ["y"], name="after"),
-        helper.make_node("Sub", ["y", "a"], ["z"], name="last"),
+        helper.make_node("Sub", ["y", "a"], ["embeddings"], name="last"),
     ]
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, 2, 2]) for name in ("x", "z")]
-    weights = [numpy_helper.from_array(np.full((1, 1, 1, 1), 0.1, np.float32), "w")]
-    graph = helper.make_graph(nodes, "g", value[:1], value[1:], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "fp32.onnx")
-    write_fp16(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx")
+    crops = helper.make_tensor_value_info("crops", TensorProto.UINT8, ["n", 2, 2, 1])
+    rows = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["n", 1, 2, 2])
+    weights = [numpy_helper.from_array(np.full((1, 1, 1, 1), weight, np.float32), "w")]
+    graph = helper.make_graph(nodes, "g", [crops], [rows], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+WHITE = np.full((3, 2, 2, 1), 255, np.uint8)
+
+
+def test_a_tensor_read_on_both_sides_is_cast_once(tmp_path):
+    written(tmp_path / "fp32.onnx", 0.1)
+    write_fp16(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", WHITE)
     casts = [list(node.input) for node in onnx.load(tmp_path / "fp16.onnx").graph.node if node.op_type == "Cast"]
-    assert casts == [["x"], ["a"], ["b"]]
+    assert casts == [["crops"], ["x"], ["a"], ["b"]]
+
+
+def test_the_largest_activation_is_told(tmp_path):
+    written(tmp_path / "fp32.onnx", -128.0)
+    room = write_fp16(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", WHITE)
+    assert room == Room(largest=255 * 128, tensor="a", most=MOST, num_crops=3)
+
+
+@pytest.mark.parametrize("weight", [129.0, -129.0, np.inf, np.nan])
+def test_an_activation_that_may_overflow_on_a_gpu_is_refused_by_name_though_a_cpu_would_not_see_it(tmp_path, weight):
+    written(tmp_path / "fp32.onnx", weight)
+    with pytest.raises(ValueError, match=r"got an activation of \S+ in a, Conv of w, wanted at most 32752"):
+        write_fp16(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", WHITE)
+    assert not (tmp_path / "fp16.onnx").exists()
 
 
 def test_a_weight_beyond_half_precision_is_refused_by_name():

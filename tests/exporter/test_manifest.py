@@ -125,7 +125,13 @@ def test_int8_tells_its_calibration_and_its_scheme(others):
     wanted = {"data": "training list of people", "num_crops": 36, "num_held": 9, "seed": 0}
     assert others["int8"]["calibration"] == wanted
     assert others["int8"]["quantization"]["left_in_fp32"] == []
-    assert [others["fp16"][name] for name in ("calibration", "quantization")] == [None, None]
+
+
+def test_fp16_tells_how_near_its_activations_come_to_overflow(others):
+    found = others["fp16"]["quantization"]["largest_activation"]
+    assert 1 < found["largest"] < found["most"] == 65504 / 2
+    assert found["num_crops"] == 42 and found["tensor"]
+    assert others["fp16"]["calibration"] is None
 
 
 def test_another_checkpoint_is_another_space(trained, tmp_path, written):

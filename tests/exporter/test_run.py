@@ -82,6 +82,8 @@ def test_a_missing_checkpoint_is_refused_by_name(tmp_path):
         ["--precision", "int8"],
         ["--calibrate", "people"],
         ["--precision", "fp32", "--calibrate", "people"],
+        ["--precision", "fp16", "--keep-fp32", "1"],
+        ["--precision", "int8", "--calibrate", "people", "--keep-fp32", "-1"],
         ["--precision", "bf16"],
         ["--max-map-drop", "1", "--precision", "fp16"],
         ["--cost-identities", "5", "--data", "people"],

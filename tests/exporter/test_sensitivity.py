@@ -27,6 +27,17 @@ def test_the_most_harmful_groups_are_left_in_fp32_until_the_floor_is_reached():
     assert choice.held.mean == pytest.approx(0.997)
 
 
+@pytest.mark.parametrize(("keep", "left"), [(1, ("layer1.0",)), (2, ("layer1.0", "layer3.0"))])
+def test_as_many_groups_as_asked_for_stay_in_fp32_though_the_floor_is_reached_without(keep, left):
+    choice = choose(DAMAGE, lambda groups: Agreement(1.0, 1.0, 64), keep=keep)
+    assert choice.left_in_fp32 == left
+
+
+def test_more_than_half_of_the_groups_cannot_be_kept():
+    with pytest.raises(ValueError, match="--keep-fp32: got 3, wanted at most 2 of the 5 groups"):
+        choose(DAMAGE, lambda groups: Agreement(1.0, 1.0, 64), keep=3)
+
+
 def test_the_worst_crop_counts_as_well_as_the_mean():
     choice = choose(DAMAGE, lambda groups: Agreement(0.999, 0.5 if "layer1.0" in groups else 0.95, 64))
     assert choice.left_in_fp32 == ("layer1.0",)
