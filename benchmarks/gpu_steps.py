@@ -23,13 +23,17 @@ from benchmarks.train_speed import wait_for
 from exporter.parity import drawn_crops
 from service.embedder import Embedder
 from service.gpu import BoundRunner, provider_options
+from service.ladder import ladder_of
 from service.manifest import ModelInfo, read_manifest
 from service.providers import CHOICES, preload_cuda
 from service.session import session_options
+from training import transforms
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ROUNDS = 5
 PER_REQUEST = 16  # crops of a request with decoded crops
+FIRST_CROPS = 2048  # of a load, to see how many more fill its time
+HTTP_S = 20.0  # of a load: at thousands of crops a second the first ones alone are over before the clients have begun
 COMPILED = "torch.compile fp16, batch "
 
 
@@ -52,6 +56,10 @@ class Options:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         return (1, 2) if self.rehearse else BATCH_SIZES
+
+    @property
+    def batch_max(self) -> int:
+        return self.batch_sizes[-1]
 
     @property
     def least_s(self) -> float:
@@ -115,16 +123,29 @@ def compiled(batch_size: int) -> Callable[[Options], list[Figure]]:
 
 
 def network(options: Options) -> torch.nn.Module:
-    """Returns the exported network on the device, channels last."""
-    return ChannelsLast(options.checkpoint).eval().to(options.device)
+    """Returns the exported network on the device, channels last, and but for a rehearsal in half precision."""
+    graph = ChannelsLast(options.checkpoint).eval().to(options.device)
+    return graph if options.rehearse else HalfPrecision(graph)
+
+
+class HalfPrecision(torch.nn.Module):
+    """A network as the fp16 artefact has it: weights cast once, not by autocast at every call; pixels and head in fp32."""
+
+    def __init__(self, graph: ChannelsLast) -> None:
+        super().__init__()
+        self.backbone, self.neck = graph.backbone.half(), graph.neck
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        f_i = self.neck(self.backbone(transforms.normalize(crops).half()).float())
+        return torch.nn.functional.normalize(f_i, dim=1)
 
 
 def forward(graph: Callable[[torch.Tensor], torch.Tensor], options: Options, batch_size: int) -> Work:
-    """Returns one forward pass, under fp16 autocast on a GPU."""
+    """Returns one forward pass."""
     crops = torch.from_numpy(drawn(options, batch_size)).to(options.device)
 
     def call() -> None:
-        with torch.inference_mode(), torch.autocast(options.device.type, torch.float16, enabled=not options.rehearse):
+        with torch.inference_mode():
             graph(crops)
 
     return synchronised(batch_size, call, options.device)
@@ -138,8 +159,8 @@ def drawn(options: Options, num_crops: int) -> np.ndarray:
 
 
 def embedder(options: Options, provider: str | None = None) -> list[Figure]:
-    """Measures the service's embedder from crops in host memory to embeddings in host memory."""
-    opened = Embedder.open(options.artefact, provider=provider or options.provider)
+    """Measures the service's embedder from crops in host memory to embeddings in host memory, every size captured."""
+    opened = Embedder.open(options.artefact, provider=provider or options.provider, batch_max=options.batch_max)
     named = provider or options.provider
     cases = {f"embedder {named}, batch {size}": embedder_work(opened, drawn(options, size)) for size in options.batch_sizes}
     return options.measure(cases)
@@ -153,12 +174,13 @@ def tensorrt(options: Options) -> list[Figure]:
 def cuda_nhwc(options: Options) -> list[Figure]:
     """Measures CUDA with convolutions in NHWC, which the service does not ask for until this says that it should."""
     choice, model = CHOICES["cuda"][0], read_manifest(options.artefact)
-    cuda, cpu = provider_options(choice, model, options.batch_sizes)
+    ladder = ladder_of(is_gpu=True, batch_max=options.batch_max)
+    cuda, cpu = provider_options(choice, model, ladder)
     preload_cuda(choice)
     path = options.artefact / "model.onnx"
     providers = [(cuda[0], {**cuda[1], "prefer_nhwc": "1"}), cpu]
     session = onnxruntime.InferenceSession(path.read_bytes(), session_options(path, threads=1), providers, enable_fallback=0)
-    run = BoundRunner(session, model, ladder=options.batch_sizes)
+    run = BoundRunner(session, model, ladder=ladder)
     return options.measure({f"CUDA in NHWC, batch {size}": bound(run, drawn(options, size)) for size in options.batch_sizes})
 
 
@@ -173,18 +195,28 @@ def bound(run: BoundRunner, crops: np.ndarray) -> Work:
 
 
 def http(options: Options) -> list[Figure]:
-    """Measures the running service: decoded crops in requests of several, then JPEG files one by one."""
-    model, num = read_manifest(options.artefact), 8 if options.rehearse else 2048
-    settings = {"REID_PROVIDER": options.provider, "REID_BATCH_MAX": "64", "REID_QUEUE_MAX": "4096"}
+    """Measures the running service: decoded crops in requests of several, then JPEG files one by one, each for HTTP_S."""
+    model, num = read_manifest(options.artefact), 8 if options.rehearse else FIRST_CROPS
+    settings = {"REID_PROVIDER": options.provider, "REID_BATCH_MAX": str(options.batch_max), "REID_QUEUE_MAX": "4096"}
     found = []
     with tempfile.TemporaryDirectory() as name, running_service(options.artefact, Path(name) / "gallery", **settings) as url:
         for case, requests, per_request in http_cases(url, options, model):
-            num_requests = max(2, num // per_request)
-            waits = load.run(load.closed_loop(url, requests, clients=min(64, num_requests), num_requests=num_requests))
-            row = waits.figures(crops_per_request=per_request)
+            first = max(2, num // per_request)
+            row = loaded(url, requests, per_request, num_requests=first)
+            if not options.rehearse:
+                row = loaded(url, requests, per_request, num_requests=max(first, int(HTTP_S * row["crops_per_s"] / per_request)))
             rate = row["crops_per_s"]
             found.append(Figure(case, rate, rate, rate, row["p50_ms"], rounds=1))
     return found
+
+
+def loaded(url: str, requests: list[bytes], per_request: int, *, num_requests: int) -> dict[str, float]:
+    """Returns the figures of so many requests from up to 64 clients. Raises ValueError when one was refused."""
+    waits = load.run(load.closed_loop(url, requests, clients=min(64, num_requests), num_requests=num_requests))
+    row = waits.figures(crops_per_request=per_request)
+    if row["refused"]:
+        raise ValueError(f"got {len(waits.refused)} of {num_requests} requests refused with {set(waits.refused)}, wanted none")
+    return row
 
 
 def http_cases(url: str, options: Options, model: ModelInfo) -> list[tuple[str, list[bytes], int]]:

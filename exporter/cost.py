@@ -166,5 +166,5 @@ def check(cost: Cost, *, max_map_drop: float) -> None:
         raise ValueError(
             f"mAP: got {100 * found[worst].mAP:.2f} ({worst.replace('_', ' ')}) where fp32 has {100 * cost.reference.mAP:.2f}, "
             f"{drops[worst]:.2f} points less, wanted at most {max_map_drop:g} (--max-map-drop); calibrate on crops like those "
-            "served, export fp32 or fp16, or allow more"
+            "served, leave more layers of int8 in fp32 (--keep-fp32), export fp32 or fp16, or allow more"
         )
