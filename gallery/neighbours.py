@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int], object]
 
 BLOCK_BYTES = 2**26  # worked on at a time: a product of 870 x 19,281 crops
-MANY = 4  # times as many candidates as there are places: worth a look at which of them the block itself rules out
+MANY = 1  # times as many candidates as there are places: worth a look at which of them the block itself rules out
 GROUP = 64  # cosines of which only the largest is looked at first: selecting among maxima is cheap, among all it is not
 
 
@@ -101,7 +101,7 @@ class _Lists:
         self.index = np.full((num, k), -1, np.int32)
         self.cosine = np.full((num, k), -np.inf, np.float32)
         self.lowest = np.full(num, np.inf, np.float32)  # of all cosines offered
-        self._waiting: list[tuple[Ints, Ints, Floats]] = []
+        self._waiting: list[tuple[NDArray[np.int32], NDArray[np.int32], Floats]] = []
 
     def offer(self, cosines: Floats, target: int, source: int) -> None:
         """Takes in cosines [m, n] between crops target .. target+m-1 and source .. source+n-1 what may still be listed.
@@ -122,7 +122,7 @@ class _Lists:
             row, column = np.divmod(np.flatnonzero(reaching), width)
         else:  # a transposed block: read as it lies; its sources rise all the same
             column, row = np.divmod(np.flatnonzero(reaching.T), num)
-        self._waiting.append((row + target, column + source, cosines[row, column]))
+        self._waiting.append(((row + target).astype(np.int32), (column + source).astype(np.int32), cosines[row, column]))
 
     def merge_when_long(self) -> None:
         """Merges when as many candidates wait as there are places; so memory is bounded and sorting is rare."""
@@ -133,18 +133,28 @@ class _Lists:
         """Sorts the candidates into the lists."""
         if not self._waiting:
             return
-        k = self.index.shape[1]
-        waiting = [np.concatenate(parts) for parts in zip(*self._waiting, strict=True)]
+        num, k = self.index.shape
+        targets, sources, cosines = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting.clear()
-        touched, place = np.unique(waiting[0], return_inverse=True)
-        target = np.concatenate([np.repeat(np.arange(len(touched)), k), place])
-        source = np.concatenate([self.index[touched].ravel(), waiting[1].astype(np.int32)])
-        cosine = np.concatenate([self.cosine[touched].ravel(), waiting[2]])
-        order = np.lexsort((-cosine, target))  # stable: equal cosines stay in the order of their numbers
-        first = np.searchsorted(target[order], np.arange(len(touched)))
-        best = order[first[:, np.newaxis] + np.arange(k)]
+        counts = np.bincount(targets, minlength=num)
+        touched = np.flatnonzero(counts)
+        place = np.cumsum(counts > 0) - 1
+        target = np.concatenate([np.repeat(np.arange(len(touched)), k), place[targets]])
+        source = np.concatenate([self.index[touched].ravel(), sources])
+        cosine = np.concatenate([self.cosine[touched].ravel(), cosines])
+        order = np.argsort(_falling(target, cosine), kind="stable")  # equal cosines stay in the order of their numbers
+        lengths = counts[touched] + k
+        best = order[(np.cumsum(lengths) - lengths)[:, np.newaxis] + np.arange(k)]
         self.index[touched] = source[best]
         self.cosine[touched] = cosine[best]
+
+
+def _falling(target: Ints, cosine: Floats) -> Ints:
+    """Numbers that rise with the target and, within one, as the cosine falls: sorting one is thrice as fast as lexsort on two."""
+    bits = (cosine + np.float32(0)).view(np.int32)  # + 0: there is a negative zero
+    rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # the bits of negative floats fall as the floats rise
+    keys: Ints = (target << 32) - rising
+    return keys
 
 
 def _kth_at_least(cosines: Floats, k: int) -> Floats:

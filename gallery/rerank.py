@@ -15,9 +15,10 @@ R rows of a chunk. A re-ranked distance (lower is closer) depends on the whole s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,11 @@ from gallery.neighbours import Neighbours as Neighbours  # for those who bring a
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Rows = tuple[Ints, NDArray[np.int32], Floats]  # lengths of a run of rows, their columns and weights
+Part = TypeVar("Part")
 
 KEPT_BYTES = 2**28  # of cosines of queries and gallery, which are then not computed twice; Market-1501's take 2.0e8
+CHUNK_BYTES = 2**22  # of sets and weights worked on at a time, beside the product: what stays in cache takes half the time
 LENGTH_TOLERANCE = 1e-3  # of an embedding's length, as on enrolment: half-precision rounding is below 3e-4
 
 
@@ -79,7 +83,7 @@ def prepare(
         k1: neighbours in a crop's list beside itself; at most N - 1, so a tiny gallery needs a smaller one.
         k2: crops, itself among them, whose neighbourhoods are averaged into a crop's own; 1 averages nothing.
         blend: the paper's lambda, the share of the original distance: 0 is Jaccard alone, 1 the original order.
-        block_bytes: worked on at a time; several of that size may be held at once. No result depends on it.
+        block_bytes: of cosines worked on at a time; several of that size may be held at once. No result depends on it.
         find: finds the neighbours as find_neighbours does, with the same keywords: on another device, for instance.
         progress: called with the number of crops whose neighbours were found since the last call; N in all. Nearly all of
             the time goes there.
@@ -92,8 +96,9 @@ def prepare(
     cosines_QG = np.empty((num_query, num_gallery), np.float32) if 4 * num_query * num_gallery <= KEPT_BYTES else None
     blocks: dict[str, Any] = {"block_bytes": block_bytes, "cross": cosines_QG, "progress": progress}
     neighbours = find(query_QD, gallery_GD, k=k1 + 1, **blocks)
-    own = _weighted(query_QD, gallery_GD, neighbours, k1, block_bytes)
-    weights = _expanded(neighbours.index[:, :k2], own, block_bytes)
+    chunk_bytes = min(block_bytes, CHUNK_BYTES)
+    own = _weighted(query_QD, gallery_GD, neighbours, k1, chunk_bytes)
+    weights = _expanded(neighbours.index[:, :k2], own, chunk_bytes)
     cut = int(weights.starts[num_query])
     return Neighbourhoods(
         query_QD,
@@ -113,14 +118,20 @@ def distances(prepared: Neighbourhoods, rows: slice) -> Floats:
     """
     numbers = range(*rows.indices(len(prepared.query)))
     cosines_QG = prepared.cosines
-    blended_RG = sq_dist(prepared.query[rows] @ prepared.gallery.T if cosines_QG is None else cosines_QG[rows])
-    blended_RG *= prepared.blend / _nonzero(prepared.farthest[rows])[:, np.newaxis]
-    for row, number in enumerate(numbers):
+    blended_RG = prepared.query[rows] @ prepared.gallery.T if cosines_QG is None else cosines_QG[rows].copy()
+    scale_R = prepared.blend / _nonzero(prepared.farthest[rows])
+    for number, blended_G, scale in zip(numbers, blended_RG, scale_R, strict=True):  # a row stays in cache
+        blended_G *= -2
+        blended_G += 2
+        np.maximum(blended_G, 0, out=blended_G)
+        blended_G *= scale
+        blended_G += 1 - prepared.blend
         _, crops, weights = prepared.weights.take(np.array([number]))
         lengths, columns, others = prepared.inverted.take(crops)
         shared = np.minimum(np.repeat(weights, lengths), others)
         overlap_G = np.bincount(columns, shared, minlength=len(prepared.gallery))
-        blended_RG[row] += (1 - prepared.blend) * (1 - overlap_G / (2 - overlap_G))
+        close = np.flatnonzero(overlap_G)  # some hundreds of all
+        blended_G[close] -= (1 - prepared.blend) * overlap_G[close] / (2 - overlap_G[close])
     return blended_RG
 
 
@@ -129,21 +140,22 @@ def half_length(k1: int) -> int:
     return int(np.around(k1 / 2)) + 1
 
 
-def _weighted(query_QD: Floats, gallery_GD: Floats, neighbours: Neighbours, k1: int, block_bytes: int) -> Sparse:
+def _weighted(query_QD: Floats, gallery_GD: Floats, neighbours: Neighbours, k1: int, chunk_bytes: int) -> Sparse:
     """The weights of every crop's expanded k-reciprocal neighbours, [N, N]: exp(-sq_dist / farthest), rows made to sum to 1."""
     half = half_length(k1)
     index_NK, index_NH = neighbours.index, neighbours.index[:, :half]
-    is_mutual_NK, is_mutual_NH = _is_mutual(index_NK, block_bytes), _is_mutual(index_NH, block_bytes)
-    chunks = []
-    row_bytes = max(len(index_NK), 16 * index_NK.shape[1] * half)  # a mask over all crops, or the halves of all neighbours
-    for numbers in _chunks(len(index_NK), row_bytes, block_bytes):
+    is_mutual_NK, is_mutual_NH = _is_mutual(index_NK, chunk_bytes), _is_mutual(index_NH, chunk_bytes)
+
+    def weighted(numbers: Ints) -> Rows:
         members_RN = _expansion(numbers, index_NK, is_mutual_NK, index_NH, is_mutual_NH)
         left, right = np.divmod(np.flatnonzero(members_RN), members_RN.shape[1])  # many times faster than nonzero
-        cosines = pair_cosines(query_QD, gallery_GD, neighbours, numbers[left], right, block_bytes=block_bytes)
+        cosines = pair_cosines(query_QD, gallery_GD, neighbours, numbers[left], right, block_bytes=chunk_bytes)
         weights = np.exp(-sq_dist(cosines) / _nonzero(neighbours.farthest[numbers])[left])
         weights /= np.bincount(left, weights)[left]
-        chunks.append((np.bincount(left), right.astype(np.int32), weights.astype(np.float32)))
-    return _stacked(chunks)
+        return np.bincount(left), right.astype(np.int32), weights.astype(np.float32)
+
+    row_bytes = max(len(index_NK), 16 * index_NK.shape[1] * half)  # a mask over all crops, or the halves of all neighbours
+    return _stacked(_each(weighted, len(index_NK), row_bytes, chunk_bytes))
 
 
 def _expansion(
@@ -166,30 +178,32 @@ def _expansion(
     return members_RN
 
 
-def _is_mutual(index_NK: NDArray[np.int32], block_bytes: int) -> Mask:
+def _is_mutual(index_NK: NDArray[np.int32], chunk_bytes: int) -> Mask:
     """Whether a crop is in the list of each of its neighbours: bool, shaped as the lists."""
     num, length = index_NK.shape
-    is_mutual = [
-        (index_NK[index_NK[numbers]] == numbers[:, np.newaxis, np.newaxis]).any(axis=2)
-        for numbers in _chunks(num, 4 * length**2, block_bytes)
-    ]
-    return np.concatenate(is_mutual)
+
+    def is_mutual(numbers: Ints) -> Mask:
+        mutual: Mask = (index_NK[index_NK[numbers]] == numbers[:, np.newaxis, np.newaxis]).any(axis=2)
+        return mutual
+
+    return np.concatenate(_each(is_mutual, num, 4 * length**2, chunk_bytes))
 
 
-def _expanded(closest: NDArray[np.int32], weights: Sparse, block_bytes: int) -> Sparse:
+def _expanded(closest: NDArray[np.int32], weights: Sparse, chunk_bytes: int) -> Sparse:
     """Local query expansion: each row becomes the mean of the rows of its crop's closest, [N, k2]."""
     num, k2 = closest.shape
-    chunks = []
-    row_bytes = 32 * k2 * int(np.diff(weights.starts).max())
-    for numbers in _chunks(num, row_bytes, block_bytes):
+
+    def expanded(numbers: Ints) -> Rows:
         lengths, columns, values = weights.take(closest[numbers].ravel())
         row = np.repeat(np.repeat(np.arange(len(numbers)), k2), lengths)
-        order = np.lexsort((columns, row))
+        order = np.argsort(row * num + columns, kind="stable")
         row, columns, values = row[order], columns[order], values[order]
         first = np.flatnonzero((np.diff(row, prepend=-1) != 0) | (np.diff(columns, prepend=-1) != 0))
         means = np.add.reduceat(values / np.float32(k2), first, dtype=np.float32)
-        chunks.append((np.bincount(row[first]), columns[first], means))
-    return _stacked(chunks)
+        return np.bincount(row[first]), columns[first], means
+
+    row_bytes = 32 * k2 * int(np.diff(weights.starts).max())
+    return _stacked(_each(expanded, num, row_bytes, chunk_bytes))
 
 
 def _inverted(weights: Sparse, num_query: int) -> Sparse:
@@ -202,8 +216,8 @@ def _inverted(weights: Sparse, num_query: int) -> Sparse:
     return Sparse(_starts(lengths), row[order], weights.weights[cut:][order])
 
 
-def _stacked(chunks: list[tuple[Ints, NDArray[np.int32], Floats]]) -> Sparse:
-    """One matrix of (lengths of rows, columns, weights) of runs of rows."""
+def _stacked(chunks: list[Rows]) -> Sparse:
+    """One matrix of runs of rows."""
     lengths, columns, weights = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return Sparse(_starts(lengths), columns, weights)
 
@@ -212,10 +226,11 @@ def _starts(lengths: Ints) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
-def _chunks(num: int, row_bytes: int, block_bytes: int) -> Iterator[Ints]:
-    """The numbers 0 .. num-1 in runs that fill a block, when each takes so many bytes."""
-    size = max(1, block_bytes // row_bytes)
-    return (np.arange(start, min(start + size, num)) for start in range(0, num, size))
+def _each(work: Callable[[Ints], Part], num: int, row_bytes: int, chunk_bytes: int) -> list[Part]:
+    """The work done on the numbers 0 .. num-1, in runs that fill a chunk when each takes so many bytes; two at a time."""
+    size = max(1, chunk_bytes // row_bytes)
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(work, (np.arange(start, min(start + size, num)) for start in range(0, num, size))))
 
 
 def _nonzero(farthest: Floats) -> Floats:
