@@ -1,6 +1,7 @@
 """The page at /: static files, no build step, nothing from other hosts."""
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
@@ -34,6 +35,16 @@ async def favicon() -> Response:
     return Response(status_code=204)
 
 
+class Revalidated(StaticFiles):
+    """Files that a browser asks for again each time (304 when unchanged): modules of two versions do not fit together."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Add the header to whatever is sent, 304 included."""
+        answer = super().file_response(*args, **kwargs)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+
 def static_files() -> StaticFiles:
-    """Serve the page's script and style."""
-    return StaticFiles(directory=FOLDER)
+    """Serve the page's scripts, style and sample people."""
+    return Revalidated(directory=FOLDER)
