@@ -31,6 +31,7 @@ MAY_IMPORT = {
 # What single files may import on top of that.
 ALSO = {
     "training/plots.py": {"matplotlib"},
+    "training/calibration_plots.py": {"matplotlib"},
     # Inside a function only, see below:
     "training/evaluate.py": {"onnxruntime"},
     "gallery/commands.py": {"service.embedder", "service.crops", "service.errors"},  # python -m gallery reembed runs a model
