@@ -54,7 +54,7 @@ def error_answer(
     return json_answer({"error": error, **(extra or {})}, status=status, headers=headers)
 
 
-def domain_error(request: Request, error: Exception) -> Response:
+async def domain_error(request: Request, error: Exception) -> Response:
     """Answer a ServiceError or a GalleryError by the table."""
     status, code = status_and_code(type(error))
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
@@ -63,7 +63,7 @@ def domain_error(request: Request, error: Exception) -> Response:
     return error_answer(request, status=status, code=code, message=str(error), headers=headers)
 
 
-def validation_error(request: Request, error: Exception) -> Response:
+async def validation_error(request: Request, error: Exception) -> Response:
     """Answer a parameter that FastAPI refused: its name, the reason and what was got."""
     assert isinstance(error, RequestValidationError)
     return error_answer(request, status=422, code="invalid_request", message=first_problem(error.errors()))
@@ -82,7 +82,7 @@ def first_problem(problems: object) -> str:
     return f"{place or 'request'}: {first['msg']}, got {got}"
 
 
-def http_error(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework raises itself: no such path, no such method."""
     assert isinstance(error, HTTPException)
     message, headers = str(error.detail), dict(error.headers or {})
@@ -106,7 +106,10 @@ def offered(request: Request) -> list[str]:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Route every expected error of `app` to its answer; unexpected ones are the middleware's."""
+    """Route every expected error of `app` to its answer; unexpected ones are the middleware's.
+
+    The handlers are coroutines: plain functions would each wait for a thread, just when all of them have too much to do.
+    """
     for error_class in DOMAIN_ERRORS:
         app.add_exception_handler(error_class, domain_error)
     app.add_exception_handler(RequestValidationError, validation_error)

@@ -7,6 +7,7 @@ import math
 import re
 import threading
 
+import anyio
 import numpy as np
 import pytest
 
@@ -236,3 +237,19 @@ def test_a_json_log_line_holds_event_and_fields():
 
 def test_a_text_log_line_holds_event_and_fields():
     assert TextLines().format(record_of(fields={"status": 200})).endswith("info    request status=200")
+
+
+def test_a_refusal_waits_for_no_thread(client):
+    async def refused():
+        threads = anyio.to_thread.current_default_thread_limiter()
+        borrowers = [object() for _ in range(int(threads.total_tokens))]
+        for borrower in borrowers:
+            threads.acquire_on_behalf_of_nowait(borrower)
+        try:
+            async with asyncio.timeout(10):
+                return await client.http.get("/nowhere"), await client.http.get("/gallery", params={"limit": 0})
+        finally:
+            for borrower in borrowers:
+                threads.release_on_behalf_of(borrower)
+
+    assert [answer.status_code for answer in client.run(refused())] == [404, 422]
