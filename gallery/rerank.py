@@ -73,7 +73,7 @@ def prepare(
     k2: int = 6,
     blend: float = 0.3,
     block_bytes: int = BLOCK_BYTES,
-    find: Callable[..., Neighbours] = find_neighbours,
+    find: Callable[..., Neighbours] | None = None,
     progress: Progress | None = None,
 ) -> Neighbourhoods:
     """Finds the weighted k-reciprocal neighbourhoods of all crops.
@@ -84,7 +84,7 @@ def prepare(
         k2: crops, itself among them, whose neighbourhoods are averaged into a crop's own; 1 averages nothing.
         blend: the paper's lambda, the share of the original distance: 0 is Jaccard alone, 1 the original order.
         block_bytes: of cosines worked on at a time; several of that size may be held at once. No result depends on it.
-        find: finds the neighbours as find_neighbours does, with the same keywords: on another device, for instance.
+        find: finds the neighbours in place of find_neighbours, with the same keywords: on another device, for instance.
         progress: called with the number of crops whose neighbours were found since the last call; N in all. Nearly all of
             the time goes there.
     Raises: ValueError for what cannot be re-ranked.
@@ -95,7 +95,7 @@ def prepare(
     num_query, num_gallery = len(query_QD), len(gallery_GD)
     cosines_QG = np.empty((num_query, num_gallery), np.float32) if 4 * num_query * num_gallery <= KEPT_BYTES else None
     blocks: dict[str, Any] = {"block_bytes": block_bytes, "cross": cosines_QG, "progress": progress}
-    neighbours = find(query_QD, gallery_GD, k=k1 + 1, **blocks)
+    neighbours = (find or find_neighbours)(query_QD, gallery_GD, k=k1 + 1, **blocks)
     chunk_bytes = min(block_bytes, CHUNK_BYTES)
     own = _weighted(query_QD, gallery_GD, neighbours, k1, chunk_bytes)
     weights = _expanded(neighbours.index[:, :k2], own, chunk_bytes)

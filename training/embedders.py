@@ -34,6 +34,7 @@ class Embedder:
     flip: bool = False
     normalize: bool = True
     is_raw: bool = True
+    device: str | torch.device = "cpu"  # that the features are computed on
     lengths: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
@@ -76,7 +77,7 @@ def torch_embedder(
             output = model(transforms.normalize(torch.from_numpy(crops).to(device)))
             return {"f_t": output.f_t_BC.float().cpu().numpy(), "f_i": output.f_i_BC.float().cpu().numpy()}
 
-    return Embedder(features, feature=feature, flip=flip, normalize=normalize)
+    return Embedder(features, feature=feature, flip=flip, normalize=normalize, device=device)
 
 
 def batches(samples: Sequence[Sample], *, size: int, height: int, width: int) -> Iterator[np.ndarray]:

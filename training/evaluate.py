@@ -20,6 +20,7 @@ from training.config import Feature, Metric
 from training.dataset import Dataset, Sample
 from training.embedders import Embed, Embedder, embed_samples, torch_embedder
 from training.metrics import Evidence
+from training.rerank_gpu import finder
 from training.results import EvalResult, table
 
 __all__ = ["Embed", "EvalResult", "Evidence", "embed_samples", "evaluate", "measure", "score", "table", "torch_embedder"]
@@ -58,7 +59,8 @@ def measure(
     if known:
         known.take_norms()  # those of the queries and of anything before
     gallery_GD = embed_samples(embed, data.gallery, name="embed gallery", **size)
-    result, evidence = figures(query_QD, gallery_GD, data, metric=metric, rerank=rerank, k1=k1, k2=k2, blend=blend, seed=seed)
+    settings: dict[str, Any] = {"metric": metric, "rerank": rerank, "k1": k1, "k2": k2, "blend": blend, "seed": seed}
+    result, evidence = figures(query_QD, gallery_GD, data, **settings, device=known.device if known else "cpu")
     if not known:
         return result, evidence
     return replace(result, feature=known.feature, flip=known.flip), replace(evidence, norms=known.take_norms())
@@ -85,17 +87,20 @@ def figures(
     k2: int = K2,
     blend: float = BLEND,
     seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> tuple[EvalResult, Evidence]:
     """Scores features float32 [Q, D] and [G, D] of a dataset, in chunks of queries so that memory stays small.
 
-    Raises ValueError for rows that do not fit (cosine: that are not of unit length), and when no query is valid.
+    The neighbours of a re-ranking are found on `device` where that is a GPU. Raises ValueError for rows that do not fit
+    (cosine: that are not of unit length), and when no query is valid.
     """
     query, gallery = ids_of(data.query), ids_of(data.gallery)
     scored = scoring.rank(query_QD, gallery_GD, query, gallery, metric=metric, seed=seed)
     result, found = results.summarize(scored, data, metric=metric), scored.queries
     if rerank:
-        again = scoring.rank_again(query_QD, gallery_GD, query, gallery, metric=metric, k1=k1, k2=k2, blend=blend)
-        result = replace(result, rerank=results.reranked(again, k1=k1, k2=k2, blend=blend))
+        settings: dict[str, Any] = {"k1": k1, "k2": k2, "blend": blend}
+        again = scoring.rank_again(query_QD, gallery_GD, query, gallery, metric=metric, find=finder(device), **settings)
+        result = replace(result, rerank=results.reranked(again, **settings))
     counts = (scored.genuine_B, scored.impostor_B, scored.edges)
     return result, Evidence(*counts, found.is_valid, found.ap, found.first_hit, found.top_QK, norms={})
 

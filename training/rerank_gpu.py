@@ -1,17 +1,25 @@
 """The neighbours of a whole set on a GPU, for gallery.rerank: the product is most of the work, the rest stays where it is.
 
-    prepared = rerank.prepare(query_QD, gallery_GD, find=partial(find_neighbours, device="cuda"))
+    prepared = rerank.prepare(query_QD, gallery_GD, find=finder("cuda"))
 
 Differs from gallery.neighbours: every cosine is computed twice, in float32 without TF32, and of equally close crops at the end of
 a list any may be the one that is listed. Shapes: Q queries, G gallery crops, N = Q + G, D dimensions, R rows of a block.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
 from gallery.rerank import Neighbours
+
+Find = Callable[..., Neighbours]
+
+
+def finder(device: str | torch.device) -> Find | None:
+    """Returns what `rerank.prepare` takes as `find`: on a GPU the function below, elsewhere None, which is the gallery's own."""
+    return partial(find_neighbours, device=device) if torch.device(device).type == "cuda" else None
 
 
 def find_neighbours(

@@ -13,6 +13,7 @@ from training import metrics, openset, verification
 from training.config import Metric
 from training.metrics import Ids, QueryScores
 from training.progress import progress
+from training.rerank_gpu import Find
 
 CHUNK_CELLS = 4_000_000  # scores held at a time: 16 MB as float32, and a few arrays of that size beside them
 
@@ -121,17 +122,26 @@ def rank(
 
 
 def rank_again(
-    query_QD: np.ndarray, gallery_GD: np.ndarray, query: Ids, gallery: Ids, *, metric: Metric, k1: int, k2: int, blend: float
+    query_QD: np.ndarray,
+    gallery_GD: np.ndarray,
+    query: Ids,
+    gallery: Ids,
+    *,
+    metric: Metric,
+    k1: int,
+    k2: int,
+    blend: float,
+    find: Find | None = None,
 ) -> QueryScores:
     """Scores the k-reciprocal re-ranking (Zhong et al. 2017) of the same rows, chunk by chunk.
 
-    Rows of the Euclidean metric are scaled to unit length first: the released code re-ranks nothing else. Raises ValueError for
-    settings that do not fit.
+    Rows of the Euclidean metric are scaled to unit length first: the released code re-ranks nothing else. `find` is that of
+    `rerank.prepare`. Raises ValueError for settings that do not fit.
     """
     if metric == "euclidean":
         query_QD, gallery_GD = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query_QD, gallery_GD))
     with progress(len(query_QD) + len(gallery_GD), name="find neighbours", unit="crop") as bar:
-        prepared = rerank.prepare(query_QD, gallery_GD, k1=k1, k2=k2, blend=blend, progress=bar.update)
+        prepared = rerank.prepare(query_QD, gallery_GD, k1=k1, k2=k2, blend=blend, find=find, progress=bar.update)
     parts = []
     for rows in chunks(len(query.pids), len(gallery.pids)):
         parts.append(metrics.score_queries(-rerank.distances(prepared, rows), query.at(rows), gallery))

@@ -1,4 +1,5 @@
 from math import cos, exp, radians
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gallery.rerank import distances, prepare
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "rerank.npz"  # made by make_rerank_golden
 
 
 def dense_rerank(query, gallery, *, k1, k2, blend):
@@ -84,6 +87,13 @@ def test_ties_and_duplicates_follow_the_dense_definition(seed, num_query, num_ga
     parameters = {"k1": k1, "k2": data.draw(st.integers(1, k1)), "blend": 0.3}
     query, gallery = corners[:num_query], corners[num_query:]
     assert np.abs(rerank(query, gallery, **parameters) - dense_rerank(query, gallery, **parameters)).max() < 1e-5
+
+
+def test_the_golden_distances_are_found_again():
+    with np.load(GOLDEN) as golden:
+        found = rerank(golden["query"], golden["gallery"], k1=golden["k1"].item(), k2=golden["k2"].item(), blend=0.3)
+        assert np.abs(found - golden["distances"]).max() < 1e-6
+        assert (np.argsort(found, axis=1) == np.argsort(golden["distances"], axis=1)).all()
 
 
 def test_a_case_worked_by_hand():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gallery import rerank
-from training.rerank_gpu import find_neighbours
+from training.rerank_gpu import find_neighbours, finder
 
 on_cpu = partial(find_neighbours, device="cpu")
 
@@ -42,6 +42,11 @@ def test_every_crop_is_reported_and_tf32_left_as_it_was():
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
     assert sum(done) == 60 and len(done) > 3
+
+
+def test_only_a_gpu_takes_the_place_of_the_gallerys_own():
+    assert finder("cpu") is None and finder(torch.device("cpu")) is None
+    assert finder("cuda:1").keywords == {"device": "cuda:1"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,12 +1,17 @@
 """The pass over the queries: chunks, both metrics, the bounds of its histograms, and what it refuses."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from gallery import rerank
 from training import metrics, scoring, verification
 from training.metrics import Ids
+from training.rerank_gpu import find_neighbours
 from training.scoring import check_rows, chunks, distance_bound, distances_of, rank, rank_again, score_chunk
+
+on_cpu = partial(find_neighbours, device="cpu")
 
 
 def random_ids(count, seed, *, lowest_pid=1):
@@ -121,6 +126,14 @@ def test_reranked_lists_are_those_of_the_gallerys_reranking_on_unit_rows(case, m
     whole = metrics.score_queries(-distances, query, gallery)
     assert again.ap == pytest.approx(whole.ap)
     assert again.ap.mean() != pytest.approx(scoring.rank(*units, query, gallery, metric="cosine", seed=0).queries.ap.mean())
+
+
+def test_neighbours_found_by_torch_give_the_same_lists(case):
+    *rows, query, gallery = case
+    settings = {"metric": "euclidean", "k1": 8, "k2": 3, "blend": 0.3}
+    own, torchs = (rank_again(*rows, query, gallery, **settings, find=find) for find in (None, on_cpu))
+    assert torchs.ap == pytest.approx(own.ap)
+    assert np.array_equal(torchs.first_hit, own.first_hit)
 
 
 @pytest.mark.parametrize(
