@@ -6,7 +6,8 @@ are looked for in the shortlist, so entries at its edge lack some of theirs; k1 
 farthest crop, which scales its distances, is the farthest of the shortlist.
 
 Where a first pass serves the search, the shortlist's first entries are proven to be the closest, and its last ones are the
-closest of some hundreds that the pass proposed: a few that are closer may be missing (list_closest).
+closest of some hundreds that the pass proposed (list_closest): of Market-1501's 200 closest 99.5 % are there at the mean of 100
+queries, 95 % at the least, and no query lost one of its first 80.
 
 What that costs, mAP / rank-1 on Market-1501 with the bundled model: cosine 36.3 / 59.8, the whole set 52.8 / 67.6, shortlists
 of 100 46.8 / 65.5, 200 49.6 / 67.6, 500 51.7 / 69.4. With exact neighbour lists over the whole gallery the same ones would give
