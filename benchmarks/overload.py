@@ -1,0 +1,229 @@
+"""What does overload do? The running service at 2 and 10 times its capacity, then among slow, broken and idle connections.
+
+    python -m benchmarks.overload --minutes 2
+    python -m benchmarks.overload --quick
+
+Capacity is what 32 clients get that each wait for their answer. Then requests come by the clock. Told are the goodput (good
+answers a second) as a share of capacity, the time to a refusal from its sending, and what the accepted waited from when they
+were due; `lag` is how late the generator itself was, which shares the machine. In the end four good clients work alone, beside
+idle connections, trickled heads and bodies and broken uploads, and alone again.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import load, rounds
+from benchmarks.bad_clients import crowd
+from benchmarks.end_to_end import running_service
+from benchmarks.http import jpegs
+from benchmarks.ledger import machine
+from service.doors import connection_limit
+from service.errors import ServiceError
+
+CLIENTS = 32
+GOOD_CLIENTS = 4
+FACTORS = (2.0, 10.0)
+NO_ANSWER = 0  # in place of a status: the connection broke
+BEGIN_S = 2.0  # for the crowd to connect
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request: its status, when it was due and sent, and when its answer was whole, on one clock."""
+
+    status: int
+    due: float
+    sent: float
+    done: float
+
+
+class Caller:
+    """Sends requests over kept connections, a new one when none is free, and notes every answer."""
+
+    def __init__(self, url: str, requests: Sequence[bytes]) -> None:
+        self._url, self._requests = url, requests
+        self._free: list[load.Connection] = []
+        self.answers: list[Answer] = []
+
+    async def send(self, number: int, due: float) -> Answer:
+        """Sends one request."""
+        sent, status, connection = time.perf_counter(), NO_ANSWER, None
+        try:
+            connection = self._free.pop() if self._free else await load.Connection.open(self._url)
+            status = await connection.ask(self._requests[number % len(self._requests)])
+            self._free.append(connection)
+        except (OSError, asyncio.IncompleteReadError):  # counted as no answer
+            if connection is not None:
+                connection.close()
+        answer = Answer(status, due, sent, time.perf_counter())
+        self.answers.append(answer)
+        return answer
+
+    def close(self) -> None:
+        for connection in self._free:
+            connection.close()
+
+
+async def by_the_clock(url: str, requests: Sequence[bytes], *, per_s: float, seconds: float) -> list[Answer]:
+    """Sends requests at a fixed rate for so long, whether or not they are answered."""
+    caller, begun = Caller(url, requests), time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in count():
+            if number / per_s >= seconds:
+                break
+            due = begun + number / per_s
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(caller.send(number, due))
+    caller.close()
+    return caller.answers
+
+
+async def one_by_one(url: str, requests: Sequence[bytes], *, clients: int, seconds: float) -> list[Answer]:
+    """Sends requests from so many clients for so long, each its next one when the last is answered."""
+    caller, until = Caller(url, requests), time.perf_counter() + seconds
+
+    async def client(first: int) -> None:
+        for number in count(first):
+            now = time.perf_counter()
+            if now >= until:
+                return
+            await caller.send(number, now)
+
+    await asyncio.gather(*(client(first) for first in range(clients)))
+    caller.close()
+    return caller.answers
+
+
+def figures(answers: Sequence[Answer]) -> Row:
+    """Returns goodput, times of the accepted and the refused in milliseconds, lag of the generator, and statuses."""
+    good = [answer for answer in answers if answer.status == 200]
+    refused = [1000 * (answer.done - answer.sent) for answer in answers if answer.status == 503]
+    span_s = max(answer.done for answer in answers) - min(answer.due for answer in answers)
+    waited = [1000 * (answer.done - answer.due) for answer in good]
+    lag = [1000 * (answer.sent - answer.due) for answer in answers]
+    row: Row = {"good_per_s": len(good) / span_s, "requests": len(answers)}
+    row |= {f"accepted_p{share}_ms": percentile(waited, share) for share in (50, 99)}
+    row |= {f"refused_p{share}_ms": percentile(refused, share) for share in (50, 99, 100)}
+    return row | {"lag_p99_ms": percentile(lag, 99), "statuses": dict(Counter(answer.status for answer in answers))}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Returns a percentile, NaN of nothing."""
+    return float(np.percentile(values, share)) if values else float("nan")
+
+
+async def recovery_s(url: str, requests: Sequence[bytes], *, usual_s: float) -> float:
+    """Returns the seconds until a request takes at most twice as long as usual."""
+    begun, caller = time.perf_counter(), Caller(url, requests)
+    while True:
+        answer = await caller.send(0, time.perf_counter())
+        if answer.status == 200 and answer.done - answer.sent <= 2 * usual_s:
+            caller.close()
+            return answer.done - begun
+        await asyncio.sleep(0.01)
+
+
+async def overload(url: str, requests: Sequence[bytes], *, seconds: float) -> dict[str, Row]:
+    """Measures capacity, then each overload, and how soon a request is as quick as before."""
+    alone = figures(await one_by_one(url, requests, clients=1, seconds=min(seconds, 5.0)))
+    rows = {"one client": alone, "capacity": figures(await one_by_one(url, requests, clients=CLIENTS, seconds=seconds))}
+    peak = rows["capacity"]["good_per_s"]
+    for factor in FACTORS:
+        answers = await by_the_clock(url, requests, per_s=factor * peak, seconds=seconds)
+        row = figures(answers)
+        row["share"] = row["good_per_s"] / peak
+        row["recovery_s"] = await recovery_s(url, requests, usual_s=alone["accepted_p50_ms"] / 1000)
+        rows[f"{factor:g} times capacity"] = row
+    return rows
+
+
+async def besieged(url: str, requests: Sequence[bytes], *, seconds: float, idle: int, slow: int, broken: int) -> dict[str, Row]:
+    """Measures good clients alone, in the crowd, and alone again."""
+    good = {"clients": GOOD_CLIENTS, "seconds": seconds}
+    rows = {"good clients alone": figures(await one_by_one(url, requests, **good))}
+    async with crowd(url, requests[0], idle=idle, slow=slow, broken=broken) as cuts:
+        await asyncio.sleep(BEGIN_S)
+        row = figures(await one_by_one(url, requests, **good))
+        rows["good clients in the crowd"] = row | {"cut_off": dict(cuts)}
+    rows["good clients afterwards"] = figures(await one_by_one(url, requests, **good))
+    for name in list(rows)[1:]:
+        rows[name]["share"] = rows[name]["good_per_s"] / rows["good clients alone"]["good_per_s"]
+    return rows
+
+
+def measure(args: argparse.Namespace) -> dict[str, Row]:
+    """Runs everything against a service of its own."""
+    connection_limit()  # this process, too, opens thousands
+    seconds = 60 * args.minutes
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"REID_THREADS": str(args.threads), "REID_RECEIVE_S": str(args.receive_s)}
+        with running_service(args.artefact, Path(folder) / "gallery", **settings) as url:
+            requests = load.jpeg_requests(url, jpegs(64), crops_per_request=1)
+            rows = load.run(overload(url, requests, seconds=seconds))
+            numbers = {"idle": args.idle, "slow": args.slow, "broken": args.broken}
+            return rows | load.run(besieged(url, requests, seconds=seconds, **numbers))
+
+
+def line(case: str, row: Row) -> str:
+    """Returns a case as the table shows it."""
+    share = f" ({row['share']:.0%})" if "share" in row else ""
+    waits = f"accepted p50 {row['accepted_p50_ms']:.0f} p99 {row['accepted_p99_ms']:.0f} ms"
+    refusals = f"refused p50 {row['refused_p50_ms']:.1f} p99 {row['refused_p99_ms']:.1f} most {row['refused_p100_ms']:.1f} ms"
+    more = f", as before in {row['recovery_s']:.1f} s" if "recovery_s" in row else ""
+    more += f", cut off {row['cut_off']}" if "cut_off" in row else ""
+    return (
+        f"{case:<28}{row['good_per_s']:>7.1f}/s{share:<7} {waits}, {refusals}, lag p99 {row['lag_p99_ms']:.1f} ms, "
+        f"{row['statuses']}{more}"
+    )
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--artefact", type=Path, default=Path("service/model"), metavar="DIR", help="exported model (bundled)")
+    parser.add_argument("--minutes", type=float, default=1.0, metavar="X", help="of every case (1); there are seven")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the runtime (every granted core)")
+    parser.add_argument("--receive-s", type=float, default=30.0, metavar="X", help="REID_RECEIVE_S (30)")
+    parser.add_argument("--idle", type=int, default=5000, metavar="N", help="connections that say nothing (5000)")
+    parser.add_argument("--slow", type=int, default=200, metavar="N", help="that trickle a head, and as many a body (200)")
+    parser.add_argument("--broken", type=int, default=20, metavar="N", help="clients that hang up within uploads (20)")
+    parser.add_argument("--quick", action="store_true", help="four seconds of every case, 500 idle connections")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.minutes, args.idle, args.slow, args.receive_s = 4 / 60, 500, 20, 2.0
+    if args.minutes <= 0 or min(args.threads, args.idle, args.slow, args.broken) < 0:
+        parser.error("got no time, or a number below 0")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    try:
+        table = measure(args)
+    except (ServiceError, OSError, RuntimeError) as error:
+        sys.exit(f"overload: {error}")
+    for case, row in table.items():
+        print(line(case, row))
+    settings = {key: value for key, value in vars(args).items() if key not in ("json", "artefact")}
+    content = {"schema_version": 1, "machine": machine(), "versions": rounds.versions(), "settings": settings, "cases": table}
+    rounds.write(args.json, content)
+
+
+if __name__ == "__main__":
+    main()
