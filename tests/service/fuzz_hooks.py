@@ -33,6 +33,7 @@ BEYOND_THE_DOCUMENT = (
     r"attributes: (Value error, should|got what is no JSON|got a JSON \w+, wanted a JSON object)",
     r"^got Range ",  # within a file of a size that nobody knows
     r"which the identity bears already",
+    r"enrolled identities that two cameras saw",  # calibration wants people
 )
 
 
@@ -59,6 +60,11 @@ def map_case(context, case):
     return case
 
 
+def is_completed(case):
+    """Whether map_case made this form: schemathesis takes one with a file in it for unfit once a hook has touched it."""
+    return case.media_type == "multipart/form-data" and isinstance(case.body, dict) and case.body.get("pid") == [case.id]
+
+
 def one_of_each(labels):
     """The first value of every label, for all crops alike; attributes as text that is JSON."""
     return {name: [ATTRIBUTES] if name == "attributes" else values[:1] for name, values in labels.items() if values}
@@ -78,13 +84,8 @@ def filter_failure(context, failure, case, response):
     if isinstance(failure, EnsureResourceAvailability):  # an identity goes with its last entry; a vector has no picture
         return response.json()["error"]["code"] not in ("identity_not_found", "crop_not_kept")
     if isinstance(failure, AcceptedNegativeData):
-        # A form with a file in it that a hook has touched counts as one that does not fit, though it was made to.
-        told = failure.message.rpartition("Invalid component: ")[2]
-        return (
-            response.status_code not in (410, 413, 416)
-            and "only required properties" not in told
-            and told != "positive test case"
-        )
+        is_known = response.status_code in (410, 413, 416) or "only required properties" in failure.message
+        return not is_known and not is_completed(case)
     if not isinstance(failure, RejectedPositiveData):
         return True
     message = response.json()["error"]["message"]
