@@ -8,11 +8,12 @@ from fastapi import FastAPI
 
 from gallery.local import LocalGallery
 from service.answers import install_error_handlers
+from service.calibration import find_calibration
 from service.embedder import Embeds
 from service.middleware import RequestTrail
 from service.parts import assemble, open_embedder, open_gallery
 from service.receiving import Receiving, Reception
-from service.routes import console, embed, enroll, entries, identities, search, snapshots, status
+from service.routes import calibration, console, embed, enroll, entries, identities, search, snapshots, status
 from service.routes.common import SAME_ORIGIN
 from service.routes.documents import ABOUT, TAGS
 from service.settings import Settings
@@ -23,6 +24,7 @@ from service.watchdog import Notify, Watchdog
 ROUTERS = (
     embed.router,
     search.router,
+    calibration.router,
     enroll.router,
     entries.router,
     identities.router,
@@ -48,8 +50,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         embedder = embed if embed is not None else await asyncio.to_thread(open_embedder, settings)
+        beside = settings.model if embed is None else None
+        calibrated = await asyncio.to_thread(find_calibration, settings.own_calibration, beside, embedder.model)
         opened = gallery if gallery is not None else await asyncio.to_thread(open_gallery, settings, embedder.model)
-        parts = app.state.parts = assemble(settings, embedder=embedder, gallery=opened, telemetry=telemetry)
+        parts = assemble(settings, embedder=embedder, gallery=opened, telemetry=telemetry, calibration=calibrated)
+        app.state.parts = parts
         try:
             await parts.pipeline.start()
             watchdog = Watchdog(parts.pipeline, telemetry, limit_s=settings.deadline_s, notify=notify)

@@ -1,6 +1,7 @@
 """May the first match be believed? Pure functions over cosines."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from gallery.entry import Match
@@ -10,11 +11,20 @@ from service.manifest import Thresholds
 Decision = Literal["match", "unknown", "ambiguous"]
 
 
-def choose_threshold(thresholds: Thresholds | None, *, threshold: float | None, far: float | None) -> float | None:
-    """Settle the cosine that a match must reach: the caller's, the one at its false-accept rate, or the model's.
+@dataclass(frozen=True)
+class Choice:
+    """The cosine that a match must reach and where it comes from; None and None where nobody says one."""
 
-    Returns:
-        None when the caller gave nothing and the model has no calibration.
+    threshold: float | None
+    source: str | None
+
+
+def choose_threshold(thresholds: Thresholds | None, name: str, *, threshold: float | None, far: float | None) -> Choice:
+    """Settle the cosine that a match must reach: the caller's, the one at its false-accept rate, or the default.
+
+    Args:
+        thresholds: those in use.
+        name: whose they are.
 
     Raises:
         InvalidRequest: both given, or a rate the calibration does not cover.
@@ -22,12 +32,12 @@ def choose_threshold(thresholds: Thresholds | None, *, threshold: float | None, 
     if threshold is not None and far is not None:
         raise InvalidRequest("got threshold and far, wanted one of them: far is turned into a threshold")
     if threshold is not None:
-        return threshold
+        return Choice(threshold, "request")
     if far is not None:
         if thresholds is None:
             raise InvalidRequest("far: this model has no calibration; give a threshold, or calibrate the model")
-        return thresholds.at_far(far)
-    return None if thresholds is None else thresholds.default
+        return Choice(thresholds.at_far(far), f"far {far:g} of {name}")
+    return Choice(None, None) if thresholds is None else Choice(thresholds.default, name)
 
 
 def decide(best: Sequence[Match], *, threshold: float | None, margin: float) -> Decision:

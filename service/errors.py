@@ -14,6 +14,9 @@ ServiceError
   CropNotKept            404   the entry stands, its picture was not kept
   SnapshotNotFound       404   no snapshot of that name
   SnapshotUnderWay       409   one is made at a time
+  NotCalibrated          404   no calibration stands beside the model or the gallery
+  CalibrationUnderWay    409   one is made at a time
+  TooFewPeople           422   too few identities are enrolled to calibrate on
   RangeNotSatisfiable    416   a part of a file that it does not have
   Overloaded             503   the queue is full; carries the seconds after which to try again
   ModelNotReady          503   the last forward pass failed, or none has ended for too long
@@ -86,6 +89,18 @@ class SnapshotUnderWay(ServiceError):
     """Another snapshot is being made."""
 
 
+class NotCalibrated(ServiceError):
+    """No calibration is in use; the manifest's thresholds are."""
+
+
+class CalibrationUnderWay(ServiceError):
+    """Another calibration is being made."""
+
+
+class TooFewPeople(ServiceError):
+    """Too few identities that two cameras saw are enrolled."""
+
+
 class RangeNotSatisfiable(ServiceError):
     """A part of a file was asked for that it does not have."""
 
@@ -141,6 +156,9 @@ ERROR_TABLE: Mapping[type[Exception], tuple[int, str]] = {
     CropNotKept: (404, "crop_not_kept"),
     SnapshotNotFound: (404, "snapshot_not_found"),
     SnapshotUnderWay: (409, "snapshot_under_way"),
+    NotCalibrated: (404, "not_calibrated"),
+    CalibrationUnderWay: (409, "calibration_under_way"),
+    TooFewPeople: (422, "too_few_people"),
     RangeNotSatisfiable: (416, "range_not_satisfiable"),
     Overloaded: (503, "overloaded"),
     ModelNotReady: (503, "model_not_ready"),

@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 from gallery.errors import GalleryLocked
 from gallery.local import LocalGallery
 from service.access import Access, read_access
+from service.calibration import Calibration, InUse
 from service.embedder import Embedder, Embeds, granted_cores
 from service.errors import StartupError
 from service.health import Marks, check_room, marks_of
@@ -39,6 +40,7 @@ class Parts:
     gallery: LocalGallery
     telemetry: Telemetry
     pipeline: Pipeline
+    calibration: InUse
     gallery_threads: ThreadPoolExecutor
     search_threads: ThreadPoolExecutor
     artefact: Marks  # of the model's files as they were loaded
@@ -100,7 +102,9 @@ def progress_line(clock: Callable[[], float] = time.monotonic) -> Callable[[int,
     return log
 
 
-def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, telemetry: Telemetry) -> Parts:
+def assemble(
+    settings: Settings, *, embedder: Embeds, gallery: LocalGallery, telemetry: Telemetry, calibration: Calibration | None
+) -> Parts:
     """Put opened parts together; needs a running event loop."""
     telemetry.describe_model(embedder.model, embedder.provider)
     pipeline = Pipeline(
@@ -121,6 +125,7 @@ def assemble(settings: Settings, *, embedder: Embeds, gallery: LocalGallery, tel
         gallery=gallery,
         telemetry=telemetry,
         pipeline=pipeline,
+        calibration=InUse(embedder.model, calibration),
         gallery_threads=ThreadPoolExecutor(GALLERY_THREADS, thread_name_prefix="gallery"),
         search_threads=ThreadPoolExecutor(max(2, granted_cores()), thread_name_prefix="search"),
         artefact=marks_of(settings.model),

@@ -173,6 +173,9 @@ class SearchAnswer(BaseModel):
     model_id: str
     decision: Literal["match", "unknown", "ambiguous"]
     threshold: float | None
+    threshold_source: str | None = Field(
+        description='"request"; or "model" or the calibration in use, with "far R of" before it where the request gave far.'
+    )
     matches: list[MatchOut]
     searched: Searched
     took_ms: TookMs

@@ -32,6 +32,11 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Folder of the snapshots that POST /gallery/snapshots makes; never in the gallery's.",
     )
+    calibration: Path | None = Field(
+        default=None,
+        description="File that goes before the artefact's calibration and that POST /calibration writes; none: "
+        "the gallery's path with .calibration.json behind it.",
+    )
     index: IndexChoice = Field(
         default="auto",
         description="How the gallery is searched: exact, quantised (a first pass over one-bit codes), gpu, or auto, by size.",
@@ -87,6 +92,15 @@ class Settings(BaseSettings):
             raise ValueError(f"is in the gallery's folder {gallery}, wanted another place")
         return snapshots
 
+    @field_validator("calibration")
+    @classmethod
+    def check_calibration(cls, calibration: Path | None, info: ValidationInfo) -> Path | None:
+        """Refuse a file in the gallery's folder, which holds what a gallery holds and nothing else."""
+        gallery = info.data.get("gallery")
+        if calibration is not None and gallery is not None and calibration.resolve().is_relative_to(gallery.resolve()):
+            raise ValueError(f"is in the gallery's folder {gallery}, wanted another place")
+        return calibration
+
     @field_validator("max_bodies_mb")
     @classmethod
     def check_bodies(cls, max_bodies_mb: float, info: ValidationInfo) -> float:
@@ -103,6 +117,11 @@ class Settings(BaseSettings):
         if "tls_cert" in info.data and (tls_key is None) != (info.data["tls_cert"] is None):
             raise ValueError("wanted REID_TLS_CERT and REID_TLS_KEY, both or neither")
         return tls_key
+
+    @property
+    def own_calibration(self) -> Path:
+        """Where this service's own calibration stands, if anywhere."""
+        return self.calibration or self.gallery.with_name(self.gallery.name + ".calibration.json")
 
     @property
     def max_body_bytes(self) -> int:

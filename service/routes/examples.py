@@ -24,7 +24,8 @@ ENROLLED: dict[str, Any] = {
 FOUND: dict[str, Any] = {
     "model_id": MODEL_ID,
     "decision": "match",
-    "threshold": 0.5689,
+    "threshold": 0.5821,
+    "threshold_source": "calibration of 2026-01-31 12:00 on Market-1501 (query and gallery lists)",
     "matches": [
         {
             "rank": 1,
@@ -96,3 +97,36 @@ MODEL: dict[str, Any] = {
 }
 ALIVE: dict[str, Any] = {"alive": True}
 READY: dict[str, Any] = {"ready": True, "parts": {"model": "ready", "gallery": "ready"}}
+CALIBRATION: dict[str, Any] = {
+    "schema_version": 1,
+    "model_id": MODEL_ID,
+    "source": "800 of 800 enrolled identities that two cameras saw",
+    "created_at": MOMENT,
+    "method": "thresholds from every pair of crops; 95% intervals by a bootstrap over identities",
+    "default_far": 0.001,
+    "threshold": 0.5821,
+    "margin": 0.0476,
+    "rates": [
+        {
+            "far": 0.001,
+            "threshold": 0.5821,
+            "threshold_interval": [0.5676, 0.5964],
+            "far_interval": [0.00074, 0.0013],
+            "tar": 0.303,
+            "tar_interval": [0.274, 0.335],
+            "dir": 0.61,
+            "strangers": {"10": 0.0509, "100": 0.325, "799": 0.698},
+            "identity_pairs": 6901,
+        }
+    ],
+    "open_set": {"0.1": {"threshold": 0.7246, "dir": 0.197}},
+    "roc": {"far": [0.001, 0.01], "tar": [0.303, 0.687], "tar_low": [0.274, 0.663], "tar_high": [0.335, 0.71]},
+    "histogram": {"from": -1.0, "step": 1.0, "genuine": [12, 488], "impostor": [51_000, 49_000]},
+    "cameras": [{"cameras": ["entrance", "yard"], "genuine_pairs": 250, "impostor_pairs": 50_000, "far": 0.0008, "tar": 0.29}],
+    "warnings": [],
+    "identities": 800,
+    "crops": 6_400,
+    "genuine_pairs": 500,
+    "impostor_pairs": 100_000,
+}
+CALIBRATED: dict[str, Any] = {"applied": False, **CALIBRATION}

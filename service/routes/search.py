@@ -14,7 +14,7 @@ from gallery.entry import Filter, Match, SearchResult
 from gallery.errors import EntryNotFound
 from gallery.online import Rerank, check_rerank
 from service.answers import json_answer
-from service.decisions import choose_threshold, decide
+from service.decisions import Choice, choose_threshold, decide
 from service.errors import InvalidRequest, error_item
 from service.intake import read_intake, require_crops
 from service.parts import Parts
@@ -107,18 +107,19 @@ async def answer_search(
         exclude: entries that may not match.
         embed_ms: what the embedding took, None when the query came as one.
     """
-    threshold = check_threshold(parts, query)
+    chosen, thresholds = check_threshold(parts, query), parts.calibration.thresholds
     rerank = rerank_of(query)
     started = time.perf_counter()
     result, best = await parts.search(search_and_compare, parts, row, query, rerank, exclude)
     rerank_ms = None if result.rerank_s is None else round(result.rerank_s * 1000, 3)
     search_ms = round(ms_since(started) - (rerank_ms or 0), 3)
     parts.telemetry.search_seconds.observe(search_ms / 1000)
-    margin = parts.model.thresholds.margin if parts.model.thresholds else 0.0
+    margin = thresholds.margin if thresholds else 0.0
     return {
         "model_id": parts.model.model_id,
-        "decision": decide(best, threshold=threshold, margin=margin),
-        "threshold": threshold,
+        "decision": decide(best, threshold=chosen.threshold, margin=margin),
+        "threshold": chosen.threshold,
+        "threshold_source": chosen.source,
         "matches": [match_out(rank, match) for rank, match in enumerate(result.matches[: query.k], start=1)],
         "searched": {"entries": result.entries, "identities": result.identities},
         "took_ms": {"embed": embed_ms, "search": search_ms, "rerank": rerank_ms},
@@ -169,9 +170,10 @@ def filter_of(query: SearchQuery, exclude: frozenset[int]) -> Filter:
     )
 
 
-def check_threshold(parts: Parts, query: SearchQuery) -> float | None:
+def check_threshold(parts: Parts, query: SearchQuery) -> Choice:
     """Settle the threshold, refusing a contradiction before any work is done."""
-    return choose_threshold(parts.model.thresholds, threshold=query.threshold, far=query.far)
+    in_use = parts.calibration
+    return choose_threshold(in_use.thresholds, in_use.name, threshold=query.threshold, far=query.far)
 
 
 def match_out(rank: int, match: Match) -> dict[str, Any]:

@@ -44,11 +44,12 @@ async def show_model(parts: PartsDep) -> Response:
 
 
 def model_out(parts: Parts) -> dict[str, Any]:
-    """Join the manifest and the runtime."""
+    """Join the manifest, the thresholds in use and the runtime."""
     model = parts.model
     runtime = {"name": "onnxruntime", "version": onnxruntime.__version__, "provider": parts.embedder.provider}
     return {
         **model.manifest,
+        **parts.calibration.shown,
         "model_id": model.model_id,
         "space_id": model.space_id,
         "dim": model.dim,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gallery.errors import StoreError
-from service import schemas
+from service import calibration_schemas, schemas
 from service.app import create_app
 from service.errors import ERROR_TABLE, ClientGone, StartupError, status_and_code
 from service.routes import examples
@@ -31,6 +31,8 @@ MODELS = {
     "SNAPSHOT": schemas.SnapshotOut,
     "SNAPSHOTS": schemas.SnapshotsAnswer,
     "MODEL": schemas.ModelAnswer,
+    "CALIBRATION": calibration_schemas.CalibrationAnswer,
+    "CALIBRATED": calibration_schemas.CalibratedAnswer,
     "ALIVE": schemas.LiveAnswer,
     "READY": schemas.ReadyAnswer,
 }
