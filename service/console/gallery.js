@@ -73,7 +73,10 @@ export async function load() {
     return;
   }
   state.next = page.next_cursor;
+  const held = byId("identities").contains(document.activeElement) ? document.activeElement.hash : null;
   byId("identities").replaceChildren(...page.identities.map(tile));
+  const again = [...document.querySelectorAll("#identities a")].find((link) => link.hash === held);
+  if (held) (again ?? byId("gallery-title")).focus(); // where whoever uses a keyboard was
   state.shown = page.identities.length;
   showPager();
 }

@@ -64,9 +64,9 @@ async function showParts() {
   const answer = await call("/readyz", { isProbe: true });
   const body = await answer.json();
   const state = ([name, words]) => {
-    const isWell = words.startsWith("ready");
+    const kind = words === "ready" ? "well" : words.startsWith("ready") ? "warned" : "ill"; // "ready; but ..."
     const said = name[0].toUpperCase() + name.slice(1);
-    return h("span", { class: `part ${isWell ? "well" : "ill"}` }, `${isWell ? "✓" : "!"} ${said}: ${words}`);
+    return h("span", { class: `part ${kind}` }, `${kind === "well" ? "✓" : "!"} ${said}: ${words}`);
   };
   const made = Object.entries(body.parts ?? { service: body.error?.message ?? `answered ${answer.status}` }).map(state);
   const words = (nodes) => nodes.map((node) => node.textContent).join();

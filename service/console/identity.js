@@ -15,7 +15,7 @@ function entryTile(entry, actions) {
     crop(entry.entry_id, `entry ${entry.entry_id}`),
     h("div", { class: "seen" }, words),
     h("div", { class: "actions" },
-      h("a", { class: "button quiet", href: `#search/${entry.entry_id}`, "aria-label": `Who looks like entry ${entry.entry_id}?` }, "Search"),
+      h("a", { class: "button quiet", href: `#search/${entry.entry_id}`, "aria-label": `Search with entry ${entry.entry_id}` }, "Search"),
       h("button", { class: "quiet", type: "button", "aria-label": `Delete entry ${entry.entry_id}`, click: (event) => busy(event.currentTarget, () => actions.deleteEntry(entry, item)) }, "Delete"),
     ),
   );

@@ -83,6 +83,7 @@ export async function busy(control, work) {
     return undefined;
   } finally {
     if (control) control.disabled = false;
+    if (document.activeElement === document.body) control?.focus(); // disabling it took the focus away
   }
 }
 

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 START_S, LOOK_S = 60, 0.1
 ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "service" / "console" / "samples"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 SANDBOX = [] if os.geteuid() else ["--no-sandbox"]  # it refuses to start for root
 

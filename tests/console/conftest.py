@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 from playwright.sync_api import Browser, Page, expect
 
-from tests.console.browsing import Service, chromium, open_browser
+from tests.console.browsing import SAMPLES, Service, chromium, open_browser
 
 TIMEOUT_MS = 30_000
+KEY = "a-key-for-this-test"
+HAVE_KEY = f"sessionStorage.setItem('reid-api-key', '{KEY}')"
 
 
 @pytest.fixture(name="browser", scope="session")
@@ -24,11 +27,28 @@ def browser_fixture() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(name="service", scope="module")
-def service_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for a file's tests: its gallery keeps what they enroll."""
-    service = Service(tmp_path_factory.mktemp("service"))
+@pytest.fixture(name="service")
+def service_fixture(tmp_path: Path) -> Iterator[Service]:
+    """A service of the test's own, with nobody enrolled."""
+    service = Service(tmp_path)
     service.start()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(name="keyed", scope="session")
+def keyed_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service that wants a key, with two people, for every test that asks nothing of what else is enrolled."""
+    service = Service(tmp_path_factory.mktemp("keyed"), REID_API_KEYS=KEY)
+    service.start()
+    for pid, number in (("Fay", 6), ("Gus", 12)):
+        for camera in ("entrance", "hall"):
+            crop = (SAMPLES / f"person-{number:02d}-{camera}.jpg").read_bytes()
+            labels = {"pid": pid, "camid": camera, "captured_at": "2026-01-05T08:00:00Z"}
+            headers = {"Authorization": f"Bearer {KEY}"}
+            httpx.post(
+                f"{service.url}/gallery", files={"crops": crop}, data=labels, headers=headers, timeout=60
+            ).raise_for_status()
     yield service
     service.stop()
 
@@ -39,9 +59,11 @@ def open_page_fixture(browser: Browser) -> Iterator[Callable[..., Page]]:
     troubles: list[str] = []
     contexts = []
 
-    def open_page(url: str, **options: object) -> Page:
+    def open_page(url: str, *, has_key: bool = False, **options: object) -> Page:
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
+        if has_key:
+            page.add_init_script(HAVE_KEY)
         page.set_default_timeout(TIMEOUT_MS)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -58,12 +80,11 @@ def open_page_fixture(browser: Browser) -> Iterator[Callable[..., Page]]:
 @pytest.fixture(name="people")
 def people_fixture(tmp_path: Path) -> Path:
     """A folder for each of two drawn people, as somebody would enroll it, with a file that is no picture among them."""
-    samples = Path(__file__).parents[2] / "service" / "console" / "samples"
     for pid, number in (("Fay", 6), ("Gus", 12)):
         folder = tmp_path / "people" / pid
         folder.mkdir(parents=True)
         for camera in ("entrance", "hall"):
-            (folder / f"{camera}.jpg").write_bytes((samples / f"person-{number:02d}-{camera}.jpg").read_bytes())
+            (folder / f"{camera}.jpg").write_bytes((SAMPLES / f"person-{number:02d}-{camera}.jpg").read_bytes())
     (tmp_path / "people" / "Fay" / "notes.txt").write_text("no picture")
     (tmp_path / "people" / "Gus" / "broken.jpg").write_bytes(b"no picture either")
     return tmp_path / "people"

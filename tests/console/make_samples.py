@@ -1,13 +1,12 @@
 """Draws the sample people that the console offers: python -m tests.console.make_samples"""
 
 import json
-from pathlib import Path
 
 import numpy as np
 
+from tests.console.browsing import SAMPLES
 from training.synthetic import draw_camera, draw_crop, draw_person
 
-FOLDER = Path(__file__).parents[2] / "service" / "console" / "samples"
 PEOPLE = {"Ada": 6, "Ben": 1, "Cleo": 15, "Dev": 12, "Eve": 18}  # pid in the gallery -> which of the drawn people
 CAMERAS = {"entrance": 0, "hall": 2, "garden": 3}
 ENROLLED, ASKED = ("entrance", "hall"), "garden"
@@ -17,7 +16,7 @@ HOURS = {"entrance": "08", "hall": "12"}
 
 def main() -> None:
     """Writes every crop and samples.json, which names them."""
-    FOLDER.mkdir(exist_ok=True)
+    SAMPLES.mkdir(exist_ok=True)
     enrolled = [
         {
             "file": write(number, camera),
@@ -29,7 +28,7 @@ def main() -> None:
         for camera in ENROLLED
     ]
     queries = [{"file": write(number, ASKED), "pid": pid, "camid": ASKED} for pid, number in QUERIES.items()]
-    (FOLDER / "samples.json").write_text(json.dumps({"enroll": enrolled, "search": queries}, indent=1) + "\n")
+    (SAMPLES / "samples.json").write_text(json.dumps({"enroll": enrolled, "search": queries}, indent=1) + "\n")
 
 
 def write(number: int, camera: str) -> str:
@@ -37,7 +36,7 @@ def write(number: int, camera: str) -> str:
     seen = draw_camera(np.random.default_rng((0, 0, CAMERAS[camera])))
     person = draw_person(np.random.default_rng((0, 1, number)))
     name = f"person-{number:02d}-{camera}.jpg"
-    draw_crop(person, seen, np.random.default_rng((0, 2, number, CAMERAS[camera]))).save(FOLDER / name, quality=88)
+    draw_crop(person, seen, np.random.default_rng((0, 2, number, CAMERAS[camera]))).save(SAMPLES / name, quality=88)
     return name
 
 

@@ -1,0 +1,54 @@
+"""Searching as people do it: by dropping and pasting, and with the slider and the filters."""
+
+import base64
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.console.browsing import SAMPLES
+
+CARRIED = """(content) => {
+    const carried = new DataTransfer();
+    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+    carried.items.add(new File([bytes], 'crop.jpg', { type: 'image/jpeg' }));
+    return carried;
+}"""
+PASTE = "(carried) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: carried, bubbles: true }))"
+RAISE = (
+    "(slider) => { slider.value = slider.max; for (const name of ['input', 'change']) slider.dispatchEvent(new Event(name)); }"
+)
+
+
+@pytest.fixture(name="page")
+def page_fixture(keyed, open_page):
+    page = open_page(keyed.url, has_key=True)
+    page.locator("#far-part").wait_for()
+    return page
+
+
+def carried(page, name):
+    return page.evaluate_handle(CARRIED, base64.b64encode((SAMPLES / name).read_bytes()).decode())
+
+
+def test_a_crop_is_searched_when_it_is_dropped_and_another_when_it_is_pasted(page):
+    page.dispatch_event("#drop", "drop", {"dataTransfer": carried(page, "person-06-garden.jpg")})
+    expect(page.locator("#verdict")).to_contain_text("Fay")
+    page.evaluate(PASTE, carried(page, "person-12-garden.jpg"))
+    expect(page.locator("#verdict strong")).to_have_text("Gus")
+    expect(page.locator(".asked-crop")).to_have_count(1)
+
+
+def test_a_stranger_is_accepted_once_the_slider_allows_more_and_not_from_a_camera_left_out(page):
+    page.set_input_files("#query", SAMPLES / "person-22-garden.jpg")
+    expect(page.locator("#verdict")).to_contain_text("under the threshold")
+    page.locator("#far").evaluate(RAISE)
+    expect(page.locator("#far-rate")).to_have_text("About 1 stranger in 10 accepted")
+    expect(page.locator("#verdict")).to_contain_text("reach")
+    page.get_by_role("button", name="Back to the model's own threshold").click()
+    expect(page.locator("#verdict")).to_contain_text("under the threshold")
+    page.get_by_text("Filters").click()
+    page.get_by_label("Only cameras").fill("nowhere")
+    page.get_by_label("Only cameras").press("Enter")
+    expect(page.locator("#verdict")).to_contain_text("Nobody to compare with")
+    page.get_by_role("button", name="Without nowhere").click()
+    expect(page.locator("#verdict")).to_contain_text("under the threshold")
