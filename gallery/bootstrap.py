@@ -8,8 +8,9 @@ and tests for network statistics", 1999) without their filling of the diagonal, 
 ("Bootstrapping data arrays of arbitrary order", 2012), who prove it conservative; Fogliato, Patil and Perona ("Confidence
 intervals for error rates in 1:1 matching tasks", 2024) compare such methods for face verification.
 
-How wide, in simulations (tests/gallery/test_bootstrap.py): intervals of 95 % held the truth in 98 to 100 of 100 sets of people
-where the rate had dozens of pairs of identities, 92 where it had few; intervals that take pairs for independent, in about 50.
+How wide, in simulations like that of tests/gallery/test_bootstrap.py: intervals of 95 % held the true rate in 98 to 100 of 100
+sets of 30 or 100 people, but for a rate of 1 in 1,000 from 30 people in 92; intervals that take pairs for independent, in 44
+to 67.
 
 Legend: R replicates, P identities, B bins of cosine -1..1.
 """
