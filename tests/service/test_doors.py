@@ -91,11 +91,14 @@ def test_a_head_that_trickles_after_an_answer_is_given_up(trickle):
                 writer.write(bytes([byte]))
                 try:
                     async with asyncio.timeout(0.02):
-                        return await reader.read()
+                        await reader.read()
+                        return True
                 except TimeoutError:
                     pass
+                except ConnectionResetError:  # it was closed while a byte was on its way
+                    return True
 
-    assert asyncio.run(main()) is not None
+    assert asyncio.run(main())
 
 
 def test_the_rest_of_a_refused_body_may_not_trickle_for_ever():
@@ -104,7 +107,7 @@ def test_the_rest_of_a_refused_body_may_not_trickle_for_ever():
             reader, writer = await connect()
             writer.write(b"POST /refuse HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n")
             await reader.readuntil(b"ok")
-            while not reader.at_eof():
+            while not reader.at_eof() and reader.exception() is None:  # closed, or reset
                 writer.write(b"x")
                 await asyncio.sleep(0.01)
             return True
@@ -138,8 +141,10 @@ def test_an_answer_that_is_not_read_is_given_up(caplog):
 
 
 def test_an_answer_that_is_read_slowly_but_steadily_is_sent_whole():
+    doors = Doors(connections=100, patience_s=0.5)
+
     async def main():
-        async with running(HASTY) as connect:
+        async with running(doors) as connect:
             reader, writer = await connect()
             writer.write(b"GET /large HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
             got, begun = 0, asyncio.get_running_loop().time()
@@ -149,7 +154,7 @@ def test_an_answer_that_is_read_slowly_but_steadily_is_sent_whole():
             return got, asyncio.get_running_loop().time() - begun
 
     got, took_s = asyncio.run(main())
-    assert got > LARGE and took_s > HASTY.patience_s
+    assert got > LARGE and took_s > doors.patience_s
 
 
 def test_good_clients_are_served_among_many_that_say_nothing_or_trickle():
