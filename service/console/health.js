@@ -1,6 +1,7 @@
 // Health: what is ready, what it does right now, and what it is made of.
 
 import { call, json } from "./api.js";
+import { histogram } from "./histogram.js";
 import { gauge, increase, mean, parse, quantile } from "./metrics.js";
 import { calibrationOf } from "./thresholds.js";
 import { byId, complain, h, number, svg } from "./ui.js";
@@ -119,6 +120,8 @@ async function showFacts() {
     ]),
   );
   byId("thresholds").replaceChildren(...thresholdTable(model));
+  const answer = await call("/calibration", { isProbe: true }); // 404 where the manifest's thresholds are used
+  if (answer.ok) byId("thresholds").append(histogram(await answer.json()));
 }
 
 async function tick() {

@@ -100,6 +100,7 @@ function showAnswer(plain, reranked) {
   const steps = [["embedding", embed], ["search", search], ["re-ranking", rerank]].filter(([, ms]) => ms !== null);
   const compared = count(answer.searched.entries, "crop");
   byId("took").textContent = `Compared with ${compared}: ${steps.map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(", ")}.`;
+  if (answer.threshold_source) byId("took").textContent += ` Threshold from: ${answer.threshold_source}.`;
 }
 
 function noteProblems(rejected) {
