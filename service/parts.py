@@ -73,7 +73,7 @@ class Parts:
 
 def open_embedder(settings: Settings) -> Embedder:
     """Load the model that the settings name."""
-    return Embedder.open(settings.model, provider=settings.provider, threads=settings.threads)
+    return Embedder.open(settings.model, provider=settings.provider, threads=settings.threads, batch_max=settings.batch_max)
 
 
 def open_gallery(settings: Settings, model: ModelInfo) -> LocalGallery:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from service import crops
 from service.batcher import Batcher, BatchReport
-from service.embedder import Embeds, one_line
-from service.errors import DeadlineExceeded, ImageTooLarge, ModelNotReady, ServiceError, UndecodableImage
+from service.embedder import Embeds, embed_each, one_line
+from service.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, ModelNotReady, ServiceError, UndecodableImage
 from service.intake import RawCrop
 from service.telemetry import Telemetry
 
@@ -65,7 +65,7 @@ class Pipeline:
         self.decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
         self._not_ready: str | None = "the first forward pass has not run yet"
         self._trial: asyncio.Task[None] | None = None
-        self.batcher: Batcher[Pixels, Embedding] = Batcher(
+        self.batcher: Batcher[Pixels, Embedding | InferenceFailed] = Batcher(
             self._forward,
             batch_max=batch_max,
             queue_max=queue_max,
@@ -74,8 +74,8 @@ class Pipeline:
             on_batch=self._observe,
         )
 
-    def _forward(self, batch: list[Pixels]) -> list[Embedding]:
-        return list(self._embedder.embed(np.stack(batch)))
+    def _forward(self, batch: list[Pixels]) -> list[Embedding | InferenceFailed]:
+        return embed_each(self._embedder, batch)
 
     def _observe(self, report: BatchReport) -> None:
         """Remember how the last forward pass went."""
@@ -156,11 +156,11 @@ class Pipeline:
                 prepared = await self._prepare_all(raw, keep)
             good = [crop for crop in prepared if isinstance(crop, Prepared)]
             with self._telemetry.traces.step("infer"):  # the wait for the runtime included
-                embeddings = iter(await room.submit([crop.pixels for crop in good]))
-        self._telemetry.count_crops(embedded=len(good), refused=len(raw) - len(good))
-        return [
-            Embedded(next(embeddings), crop.content_hash, crop.jpeg) if isinstance(crop, Prepared) else crop for crop in prepared
-        ]
+                rows = iter(await room.submit([crop.pixels for crop in good]))
+        outcomes = [embedded(crop, next(rows)) if isinstance(crop, Prepared) else crop for crop in prepared]
+        count = sum(isinstance(outcome, Embedded) for outcome in outcomes)
+        self._telemetry.count_crops(embedded=count, refused=len(raw) - count)
+        return outcomes
 
     async def _prepare_all(self, raw: Sequence[RawCrop], keep: bool) -> list[Prepared | ServiceError]:
         """Decode one request's crops, as many at once as there are threads: the next request gets its turn soon."""
@@ -189,6 +189,11 @@ class Pipeline:
         )
         self._telemetry.decode_seconds.observe(time.perf_counter() - started)
         return prepared
+
+
+def embedded(crop: Prepared, row: Embedding | InferenceFailed) -> Embedded | InferenceFailed:
+    """Join a crop and what the model gave for it."""
+    return row if isinstance(row, InferenceFailed) else Embedded(row, crop.content_hash, crop.jpeg)
 
 
 def content_hash(raw: bytes | Pixels) -> str:

@@ -106,9 +106,9 @@ def model_header(parts: Parts) -> dict[str, str]:
 
 
 def all_failed(request: Request, parts: Parts, errors: Sequence[Exception], extra: Mapping[str, object]) -> Response:
-    """Answer a request in which every crop or entry failed: 422, or 413 when all were too large."""
+    """Answer a request in which every crop or entry failed: 422; 413 when all were too large, 500 when the model failed."""
     statuses = {status_and_code(type(error))[0] for error in errors}
-    status = 413 if statuses == {413} else 422
+    status = statuses.pop() if statuses in ({413}, {500}) else 422
     message = str(errors[0]) if len(errors) == 1 else f"all {len(errors)} failed; the first: {errors[0]}"
     code = status_and_code(type(errors[0]))[1]
     return error_answer(request, status=status, code=code, message=message, extra=extra, headers=model_header(parts))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.crops import decode, resize
-from service.embedder import Embedder
+from service.embedder import Embedder, RowsNotFinite
 
 
 def rows_of(answer):
@@ -159,3 +159,25 @@ def test_a_crop_alone_and_among_thirty_two_gives_the_same_embedding(client, pict
     together = rows_of(client.post("/embed", files=files(*(pictures(seed) for seed in range(32)))))
     alone = rows_of(client.post("/embed", files=files(pictures(17))))
     assert np.abs(together[17] - alone[0]).max() < 1e-5
+
+
+def test_a_crop_that_the_model_fails_on_fails_alone_and_the_service_stays_ready(serving, fake, pictures, drawn):
+    class FailsOnWhite(fake):
+        def embed(self, crops):
+            rows, white = super().embed(crops), crops.reshape(len(crops), -1).min(axis=1) == 255
+            rows[white] = np.nan
+            if white.any():
+                raise RowsNotFinite(rows)
+            return rows
+
+    buffer = io.BytesIO()
+    drawn(1).point(lambda value: 255).save(buffer, "PNG")
+    client = serving(embed=FailsOnWhite())
+    first, bad, last = client.post("/embed", files=files(pictures(1), buffer.getvalue(), pictures(2))).json()["results"]
+    assert "embedding" in first and "embedding" in last and bad["error"]["code"] == "inference_failed"
+    assert client.get("/readyz").status_code == 200
+    text = client.get("/metrics").text
+    assert 'reid_crops_total{outcome="embedded"} 2.0' in text and 'reid_crops_total{outcome="refused"} 1.0' in text
+    alone = client.post("/embed", files=files(buffer.getvalue()))
+    beside_text = client.post("/embed", files=files(buffer.getvalue(), b"text"))
+    assert [answer.status_code for answer in (alone, beside_text)] == [500, 500]
