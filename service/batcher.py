@@ -270,7 +270,8 @@ class Batcher(Generic[T, U]):
             self._deliver(shares, results)
         self._moved_at, self._running = self._clock(), 0
         ran_s = self._moved_at - started
-        self._remember_rate(len(items), ran_s)
+        if failure is None:  # one that fails at once is no fast one
+            self._remember_rate(len(items), ran_s)
         self._on_batch(BatchReport(len(items), started - min(job.queued_at for job, _ in shares), ran_s, failure))
         if failure is not None and len(shares) == 1:
             self._fail(shares[0][0], failure)

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from service.errors import InferenceFailed
+import pytest
+
+from service.errors import InferenceFailed, Overloaded
 from tests.service.batching import Gate, ask, batcher_of, queued
 
 
@@ -69,6 +71,31 @@ def test_a_caller_who_left_a_failed_batch_is_not_tried_again():
         return gate.batches
 
     assert asyncio.run(main()) == [[1, 2], [1]]
+
+
+def test_a_batch_that_fails_at_once_does_not_make_the_runtime_look_fast():
+    async def main():
+        now, is_broken = [0.0], False
+
+        def run(batch):
+            if is_broken:
+                raise RuntimeError("unlucky")
+            now[0] += len(batch)  # an item a second
+            return batch
+
+        batcher = batcher_of(run, queue_max=2, clock=lambda: now[0])
+        batcher.start()
+        await ask(batcher, [1])
+        is_broken = True
+        for _ in range(3):
+            with pytest.raises(InferenceFailed):
+                await ask(batcher, [1])
+        with batcher.admit(2), pytest.raises(Overloaded) as refused:
+            batcher.admit(1)
+        await batcher.close()
+        return refused.value.retry_after_s
+
+    assert asyncio.run(main()) == 2.0
 
 
 def test_a_dead_thread_is_replaced_and_what_waited_is_served():
