@@ -1,6 +1,7 @@
 """The one thread: calls, what they raise, death and replacement."""
 
 import ctypes
+import sys
 import threading
 
 import pytest
@@ -61,6 +62,7 @@ def test_a_call_that_a_dead_thread_had_not_begun_is_run_by_the_next_one(worker):
     assert future.result(timeout=10) == 3
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a thread that is killed while it is traced for coverage hangs")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that the thread dies is the point
 def test_a_call_that_was_taken_by_a_thread_killed_before_it_began_is_run_after_all(worker):
     killed = ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker._thread.ident), ctypes.py_object(SystemExit))
