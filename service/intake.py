@@ -1,8 +1,10 @@
 """Request bodies -> crops and fields: the four forms of the HTTP contract, limits checked while receiving."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +43,8 @@ class Intake:
     fields: Mapping[str, Any]
 
 
-async def read_intake(request: Request, limits: Limits) -> Intake:
-    """Receive a body in whichever form its content type names.
+async def read_intake(request: Request, limits: Limits, threads: Executor) -> Intake:
+    """Receive a body in whichever form its content type names; JSON is parsed in one of the threads, as it may be long.
 
     Raises:
         UnsupportedMedia, BodyTooLarge, TooManyCrops, InvalidRequest: before anything is decoded.
@@ -52,7 +54,8 @@ async def read_intake(request: Request, limits: Limits) -> Intake:
     if media == "multipart/form-data":
         return await read_form(request, limits)
     if media == "application/json":
-        return read_json(await read_body(request, limits), limits)
+        body = await read_body(request, limits)
+        return await asyncio.get_running_loop().run_in_executor(threads, read_json, body, limits)
     if media == "application/x-npy":
         return Intake(list(read_npy(await read_body(request, limits), max_crops=limits.crops)), {})
     if media in PICTURES:

@@ -62,6 +62,11 @@ class Parts:
         """Call the gallery from a worker thread; a change that has begun is never given up half-way."""
         return await self._call(self.gallery_threads, call, *args, **kwargs)
 
+    async def compute(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what takes the processor and waits for nothing from a decoding thread, within the deadline."""
+        work = asyncio.get_running_loop().run_in_executor(self.pipeline.decoders, partial(call, *args, **kwargs))
+        return await within(self.settings.deadline_s, work)
+
     async def _call(self, threads: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self.telemetry.traces.step(f"gallery.{call.__name__}"):
             return await asyncio.get_running_loop().run_in_executor(threads, partial(call, *args, **kwargs))

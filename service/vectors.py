@@ -40,7 +40,7 @@ def from_text(text: str, *, dim: int) -> Embedding:
 
 def from_list(values: Sequence[object], *, dim: int) -> Embedding:
     """Read a list of numbers."""
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if not {*map(type, values)} <= {int, float}:
         raise InvalidRequest(f"embedding: got a list that holds more than numbers, wanted {dim} numbers")
     try:
         row = np.array(values, dtype=np.float64)

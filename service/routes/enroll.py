@@ -97,7 +97,8 @@ async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts
     parts.check_room()
     parts.pipeline.check_room()
     key = idempotency_key(request)
-    order = read_order(await read_intake(request, parts.limits), query)
+    intake = await read_intake(request, parts.limits, parts.pipeline.decoders)
+    order = await parts.compute(read_order, intake, query)
     if key is not None:
         remembered = await parts.read(parts.gallery.recall, key, order.fingerprint)
         if remembered is not None:
@@ -136,7 +137,7 @@ def read_order(intake: Intake, query: EnrollQuery) -> Order:
             raise InvalidRequest("got entries and other fields, wanted entries alone: each holds its own pid and camid")
         if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_ENTRIES:
             raise InvalidRequest(f"entries: got {len_or_type(entries)}, wanted a list of 1 to {MAX_ENTRIES}")
-        return Order([], [], entries, sha256_of({"entries": entries}))
+        return Order([], [], entries, sha256_of_all(entries))
     require_crops(intake)
     twice = sorted(set(given) & set(intake.fields))
     if twice:
@@ -154,8 +155,22 @@ def len_or_type(value: object) -> str:
 
 def sha256_of(content: object) -> str:
     """Name a request's content, whatever form it was sent in."""
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def sha256_of_all(entries: Sequence[object]) -> str:
+    """Name `{"entries": entries}` as sha256_of would, one entry at a time: other threads wait while JSON is written."""
+    digest = hashlib.sha256(b'{"entries":[')
+    for index, entry in enumerate(entries):
+        digest.update(b"," * (index > 0) + canonical(entry))
+    digest.update(b"]}")
+    return digest.hexdigest()
+
+
+def canonical(content: object) -> bytes:
+    """Write JSON in the one form that fingerprints are made of."""
     try:
-        return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:  # it reads deeper than it writes
         raise InvalidRequest(f"got a body that cannot be written as JSON again ({error}), wanted shallow values") from None
 
@@ -186,7 +201,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 async def outcomes_of(parts: Parts, order: Order) -> list[Outcome]:
     """Make a new entry, or its error, of every crop or sent embedding."""
     if order.entries:
-        return [entry_of(parts, content) for content in order.entries]
+        return await parts.compute(entries_of, parts, order.entries)
     embedded = await parts.pipeline.embed(order.crops, keep=parts.settings.keep_crops)
     return [
         labelled(parts, outcome, label) if isinstance(outcome, Embedded) else outcome
@@ -206,6 +221,11 @@ def labelled(parts: Parts, crop: Embedded, label: Labels) -> NewEntry:
         content_hash=crop.content_hash,
         crop_jpeg=crop.jpeg,
     )
+
+
+def entries_of(parts: Parts, contents: Sequence[object]) -> list[Outcome]:
+    """Read sent embeddings, in their order."""
+    return [entry_of(parts, content) for content in contents]
 
 
 def entry_of(parts: Parts, content: object) -> Outcome:

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service import intake
+from service.routes import enroll
+
 
 def files(*contents):
     return [("crops", (f"{index}.png", content, "image/png")) for index, content in enumerate(contents)]
@@ -361,3 +364,26 @@ def test_nothing_is_enrolled_while_the_disk_is_nearly_full(serving, pictures):
     answer = client.post("/gallery", files=files(pictures(0)), data={"pid": "ann"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "store_full")
     assert client.get("/gallery/stats").json()["entries"] == 0
+
+
+def test_sent_embeddings_are_read_beside_the_event_loop(client, monkeypatch):
+    seen = {}
+
+    def watch(module, name):
+        call = getattr(module, name)
+
+        def watched(*args):
+            seen[name] = threading.current_thread().name
+            return call(*args)
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module, name in ((intake, "read_json"), (enroll, "read_order"), (enroll, "entry_of")):
+        watch(module, name)
+    results_of(client.post("/gallery", json={"entries": [{"pid": "a", "embedding": unit_list(1.0)}]}))
+    assert len(seen) == 3 and all(thread.startswith("decode") for thread in seen.values())
+
+
+@pytest.mark.parametrize("entries", [[], [{"pid": "b", "a": [1, 2.5, "\u00fc"]}], [{"b": 1, "a": None}, "x", {}]])
+def test_entries_hashed_one_by_one_are_named_like_the_whole(entries):
+    assert enroll.sha256_of_all(entries) == enroll.sha256_of({"entries": entries})
