@@ -18,7 +18,7 @@ ServiceError
   CalibrationUnderWay    409   one is made at a time
   TooFewPeople           422   too few identities are enrolled to calibrate on
   RangeNotSatisfiable    416   a part of a file that it does not have
-  Overloaded             503   the queue is full; carries the seconds after which to try again
+  Overloaded             503   no room; carries the seconds after which to try again, where they are known
   ModelNotReady          503   the last forward pass failed, or none has ended for too long
   DeadlineExceeded       504   the request took longer than it may
   ClientGone             499   the caller hung up; nobody reads this answer
@@ -108,9 +108,9 @@ class RangeNotSatisfiable(ServiceError):
 class Overloaded(ServiceError):
     """The queue is full; `retry_after_s` estimates when it will not be."""
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s  # None where nothing tells
 
 
 class ModelNotReady(ServiceError):

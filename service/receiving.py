@@ -1,4 +1,4 @@
-"""Bodies while they come: how many bytes of all of them may be held at once, and how long one may take."""
+"""Bodies while they come: how many bytes of all of them may be held at once, and how slowly one may come."""
 
 import asyncio
 import time
@@ -10,8 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Overloaded, ReceiveTimeout
 from service.telemetry import Telemetry
 
-SLOWEST_BYTES_S = 50_000  # whoever sends faster than this (0.4 Mbit/s) is never cut off, however large the body
-RETRY_AFTER_S = 1.0  # bodies are held for as long as a request takes
+SLOWEST_BYTES_S = 50_000  # whoever sends steadily and faster than this (0.4 Mbit/s) is never cut off, however large the body
+SMALL_BYTES = 1_000_000  # a body of a few crops
+RESERVE = 4  # a quarter of the room is kept for small bodies
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class Reception:
     """Limits of all bodies together, and of each.
 
     Args:
-        held_bytes: most bytes of bodies whose requests are not answered yet.
-        patience_s: how long a body may take, and a second more for every SLOWEST_BYTES_S that came.
+        held_bytes: most bytes of bodies whose requests are not answered yet; several large ones leave a share to small ones.
+        patience_s: how long a body may rest, at its beginning and whenever it has come at SLOWEST_BYTES_S or faster; whatever
+            it sent before, it earns no more.
     """
 
     held_bytes: int
@@ -34,32 +36,29 @@ class Receiving:
         self, app: ASGIApp, telemetry: Telemetry, *, limits: Reception, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.app, self._telemetry, self._limits, self._clock = app, telemetry, limits, clock
-        self._held = 0
+        self._held = self._held_large = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        received, more, is_late, begun = 0, True, False, self._clock()
+        received, more, is_late, due = 0, True, False, self._clock() + self._limits.patience_s
 
         async def receive_within() -> Message:
-            nonlocal received, more, is_late
+            nonlocal received, more, is_late, due
             if not more:  # the handler waits for the caller to hang up, which may take as long as it likes
                 return await receive()
             try:
-                message = await self._receive_piece(receive, received, begun)
+                message = await self._receive_piece(receive, received, due)
             except ReceiveTimeout:
                 is_late = True
                 raise
             size = len(message.get("body", b""))
-            received += size
+            due = min(due + size / SLOWEST_BYTES_S, self._clock() + self._limits.patience_s)
             more = message["type"] == "http.request" and message.get("more_body", False)
-            self._hold(size)
-            if self._held > self._limits.held_bytes:
-                raise Overloaded(
-                    f"the bodies of all requests under way are over {self._limits.held_bytes} bytes; try again",
-                    retry_after_s=RETRY_AFTER_S,
-                )
+            self._hold(received, received + size)
+            received += size
+            self._refuse_too_much(received)
             return message
 
         async def send_last(message: Message) -> None:
@@ -70,20 +69,33 @@ class Receiving:
         try:
             await self.app(scope, receive_within, send_last)
         finally:
-            self._hold(-received)
+            self._hold(received, 0)
 
-    async def _receive_piece(self, receive: Receive, received: int, begun: float) -> Message:
-        """Receive the next piece, as long as the whole body is not too slow."""
-        allowed_s = self._limits.patience_s + received / SLOWEST_BYTES_S
+    async def _receive_piece(self, receive: Receive, received: int, due: float) -> Message:
+        """Receive the next piece until it is due."""
         try:
-            async with asyncio.timeout(max(0.0, begun + allowed_s - self._clock())):
+            async with asyncio.timeout(max(0.0, due - self._clock())):
                 return await receive()
         except TimeoutError:
             raise ReceiveTimeout(
-                f"got {received} bytes of a body in {allowed_s:.0f} s, wanted all of it, or {SLOWEST_BYTES_S} bytes a second; "
-                "send it faster, or in smaller requests"
+                f"got {received} bytes of a body and then too few, wanted {SLOWEST_BYTES_S} bytes a second and no rest of over "
+                f"{self._limits.patience_s:g} s; send it faster, or in smaller requests"
             ) from None
 
-    def _hold(self, size: int) -> None:
-        self._held += size
+    def _hold(self, before: int, now: int) -> None:
+        """Count a body that was so large and is so large now."""
+        self._held += now - before
+        self._held_large += now * (now > SMALL_BYTES) - before * (before > SMALL_BYTES)
         self._telemetry.body_bytes.set(self._held)
+
+    def _refuse_too_much(self, received: int) -> None:
+        """Refuse the rest of a body of which so much came, when there is no room."""
+        limit = self._limits.held_bytes
+        if self._held > limit:
+            raise Overloaded(f"the bodies of all requests under way are over {limit} bytes; try again")
+        share = limit - limit // RESERVE
+        if SMALL_BYTES < received < self._held_large and self._held_large > share:  # and it is not the only large one
+            raise Overloaded(
+                f"the bodies over {SMALL_BYTES} bytes are over {share} bytes together, and the rest of the room is kept for "
+                "smaller ones; try again, or in smaller requests"
+            )
