@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 
@@ -12,7 +13,37 @@ from benchmarks import load
 TRICKLE_S = 1.0  # between two bytes of a slow client
 HURRY_S = 0.5  # until a client hangs up: twenty of them make forty broken uploads a second
 
+OPEN_SHARE = 0.95  # of those that stay until they are cut off: some are between two lives
+
 Life = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Crowd:
+    """How many of each kind are wanted, are connected now, and how often each kind was cut off or hung up."""
+
+    wanted: Counter[str]
+    open: Counter[str] = field(default_factory=Counter)
+    cuts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def missing(self) -> list[str]:
+        """The kinds of which too few are connected; whoever hangs up is not waited for."""
+        kinds = [kind for kind in self.wanted if kind != "hang-ups"]
+        return [kind for kind in kinds if self.open[kind] < OPEN_SHARE * self.wanted[kind]]
+
+    def require_open(self) -> None:
+        """Raises RuntimeError when too few are connected: what is measured now would be no siege."""
+        if self.missing:
+            raise RuntimeError(f"got {dict(self.open)} connections open, wanted {dict(self.wanted)}; look at `ulimit -n`")
+
+    async def gather(self, *, limit_s: float) -> None:
+        """Waits until enough are connected; raises RuntimeError when that takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self.missing:
+                    await asyncio.sleep(0.05)
+        self.require_open()
 
 
 async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -39,34 +70,36 @@ async def hang_up(content: bytes, reader: asyncio.StreamReader, writer: asyncio.
     await asyncio.sleep(HURRY_S)
 
 
-async def live(url: str, name: str, life: Life, cuts: Counter[str]) -> None:
-    """Connects and lives, again and again; `cuts` counts how often it ended."""
+async def live(url: str, name: str, life: Life, crowd: Crowd) -> None:
+    """Connects and lives, again and again."""
     while True:
         with contextlib.suppress(OSError):
             reader, writer = await load.open_stream(url)
+            crowd.open[name] += 1
             try:
                 await life(reader, writer)
             finally:
+                crowd.open[name] -= 1
                 writer.close()
-        cuts[name] += 1
+        crowd.cuts[name] += 1
         await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
 async def crowd(
     url: str, content: bytes, *, idle: int, slow: int, broken: int, trickle_s: float = TRICKLE_S
-) -> AsyncIterator[Counter[str]]:
-    """Keeps so many of each kind at it while the block runs; yields how often each kind was cut off or hung up."""
-    cuts: Counter[str] = Counter()
+) -> AsyncIterator[Crowd]:
+    """Keeps so many of each kind at it while the block runs."""
     kinds: list[tuple[str, Life, int]] = [
         ("idle", say_nothing, idle),
         ("slow heads", partial(trickle, b"", trickle_s), slow),
         ("slow bodies", partial(trickle, content, trickle_s), slow),
         ("hang-ups", partial(hang_up, content), broken),
     ]
-    tasks = [asyncio.create_task(live(url, name, life, cuts)) for name, life, count in kinds for _ in range(count)]
+    members = Crowd(Counter({name: count for name, _, count in kinds}))
+    tasks = [asyncio.create_task(live(url, name, life, members)) for name, life, count in kinds for _ in range(count)]
     try:
-        yield cuts
+        yield members
     finally:
         for task in tasks:
             task.cancel()

@@ -11,6 +11,7 @@ idle connections, trickled heads and bodies and broken uploads, and alone again.
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import tempfile
 import time
@@ -35,7 +36,8 @@ CLIENTS = 32
 GOOD_CLIENTS = 4
 FACTORS = (2.0, 10.0)
 NO_ANSWER = 0  # in place of a status: the connection broke
-BEGIN_S = 2.0  # for the crowd to connect
+GATHER_S = 60.0  # for the crowd to connect
+RECOVERY_S = 60.0  # a service that needs longer has not recovered
 
 Row = dict[str, Any]
 
@@ -65,8 +67,10 @@ class Caller:
             connection = self._free.pop() if self._free else await load.Connection.open(self._url)
             status = await connection.ask(self._requests[number % len(self._requests)])
             self._free.append(connection)
-        except (OSError, asyncio.IncompleteReadError):  # counted as no answer
-            if connection is not None:
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # counted as no answer
+        finally:
+            if status == NO_ANSWER and connection is not None:
                 connection.close()
         answer = Answer(status, due, sent, time.perf_counter())
         self.answers.append(answer)
@@ -120,26 +124,36 @@ def figures(answers: Sequence[Answer]) -> Row:
     return row | {"lag_p99_ms": percentile(lag, 99), "statuses": dict(Counter(answer.status for answer in answers))}
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Returns a percentile, NaN of nothing."""
-    return float(np.percentile(values, share)) if values else float("nan")
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Returns a percentile, None of nothing."""
+    return float(np.percentile(values, share)) if values else None
 
 
-async def recovery_s(url: str, requests: Sequence[bytes], *, usual_s: float) -> float:
-    """Returns the seconds until a request takes at most twice as long as usual."""
+async def recovery_s(url: str, requests: Sequence[bytes], *, usual_s: float, limit_s: float = RECOVERY_S) -> float | None:
+    """Returns the seconds until a request takes at most twice as long as usual, None when that does not come to pass."""
     begun, caller = time.perf_counter(), Caller(url, requests)
-    while True:
-        answer = await caller.send(0, time.perf_counter())
-        if answer.status == 200 and answer.done - answer.sent <= 2 * usual_s:
-            caller.close()
-            return answer.done - begun
-        await asyncio.sleep(0.01)
+    with contextlib.closing(caller), contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while True:
+                answer = await caller.send(0, time.perf_counter())
+                if answer.status == 200 and answer.done - answer.sent <= 2 * usual_s:
+                    return answer.done - begun
+                await asyncio.sleep(0.01)
+    return None
+
+
+def require_good(case: str, row: Row) -> None:
+    """Refuses a figure to compare with that is none."""
+    if not row["good_per_s"]:
+        raise RuntimeError(f"{case}: got {row['statuses']}, wanted good answers; look at the service's log")
 
 
 async def overload(url: str, requests: Sequence[bytes], *, seconds: float) -> dict[str, Row]:
     """Measures capacity, then each overload, and how soon a request is as quick as before."""
     alone = figures(await one_by_one(url, requests, clients=1, seconds=min(seconds, 5.0)))
+    require_good("one client", alone)
     rows = {"one client": alone, "capacity": figures(await one_by_one(url, requests, clients=CLIENTS, seconds=seconds))}
+    require_good("capacity", rows["capacity"])
     peak = rows["capacity"]["good_per_s"]
     for factor in FACTORS:
         answers = await by_the_clock(url, requests, per_s=factor * peak, seconds=seconds)
@@ -154,10 +168,13 @@ async def besieged(url: str, requests: Sequence[bytes], *, seconds: float, idle:
     """Measures good clients alone, in the crowd, and alone again."""
     good = {"clients": GOOD_CLIENTS, "seconds": seconds}
     rows = {"good clients alone": figures(await one_by_one(url, requests, **good))}
-    async with crowd(url, requests[0], idle=idle, slow=slow, broken=broken) as cuts:
-        await asyncio.sleep(BEGIN_S)
+    require_good("good clients alone", rows["good clients alone"])
+    async with crowd(url, requests[0], idle=idle, slow=slow, broken=broken) as members:
+        await members.gather(limit_s=GATHER_S)
+        before = dict(members.open)
         row = figures(await one_by_one(url, requests, **good))
-        rows["good clients in the crowd"] = row | {"cut_off": dict(cuts)}
+        members.require_open()
+        rows["good clients in the crowd"] = row | {"cut_off": dict(members.cuts), "open": [before, dict(members.open)]}
     rows["good clients afterwards"] = figures(await one_by_one(url, requests, **good))
     for name in list(rows)[1:]:
         rows[name]["share"] = rows[name]["good_per_s"] / rows["good clients alone"]["good_per_s"]
@@ -180,14 +197,19 @@ def measure(args: argparse.Namespace) -> dict[str, Row]:
 def line(case: str, row: Row) -> str:
     """Returns a case as the table shows it."""
     share = f" ({row['share']:.0%})" if "share" in row else ""
-    waits = f"accepted p50 {row['accepted_p50_ms']:.0f} p99 {row['accepted_p99_ms']:.0f} ms"
-    refusals = f"refused p50 {row['refused_p50_ms']:.1f} p99 {row['refused_p99_ms']:.1f} most {row['refused_p100_ms']:.1f} ms"
-    more = f", as before in {row['recovery_s']:.1f} s" if "recovery_s" in row else ""
-    more += f", cut off {row['cut_off']}" if "cut_off" in row else ""
+    accepted = " ".join(f"p{share} {told(row[f'accepted_p{share}_ms'])}" for share in (50, 99))
+    refused = " ".join(f"p{share} {told(row[f'refused_p{share}_ms'])}" for share in (50, 99, 100))
+    more = f", as before: {told(row['recovery_s'], else_=f'not within {RECOVERY_S:g}')} s" if "recovery_s" in row else ""
+    more += f", cut off {row['cut_off']}, open before and after {row['open']}" if "cut_off" in row else ""
     return (
-        f"{case:<28}{row['good_per_s']:>7.1f}/s{share:<7} {waits}, {refusals}, lag p99 {row['lag_p99_ms']:.1f} ms, "
-        f"{row['statuses']}{more}"
+        f"{case:<28}{row['good_per_s']:>7.1f}/s{share:<7} accepted {accepted} ms, refused {refused} ms, "
+        f"lag p99 {told(row['lag_p99_ms'])} ms, {row['statuses']}{more}"
     )
+
+
+def told(value: float | None, *, else_: str = "-") -> str:
+    """Returns a figure as people read it."""
+    return else_ if value is None else f"{value:.1f}"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,8 +1,7 @@
 """The overload benchmark: how requests are sent and counted, and its crowd of bad clients, against servers of a few lines."""
 
 import asyncio
-import math
-from collections import Counter
+import json
 from contextlib import closing, suppress
 
 import pytest
@@ -58,12 +57,25 @@ def test_recovery_is_over_with_a_quick_good_answer():
     assert against(answer_all, lambda url: overload.recovery_s(url, REQUEST, usual_s=10.0)) < 10
 
 
+def test_a_service_that_never_recovers_is_not_waited_for_for_ever():
+    async def say_nothing(reader, writer):
+        await reader.read()
+
+    assert against(say_nothing, lambda url: overload.recovery_s(url, REQUEST, usual_s=10.0, limit_s=0.05)) is None
+
+
 def test_figures_tell_goodput_waits_from_due_and_refusals_from_sending():
     answers = [Answer(200, 0.0, 0.1, 1.0), Answer(200, 1.0, 1.0, 2.0), Answer(503, 1.0, 1.5, 1.52), Answer(0, 2.0, 2.0, 4.0)]
     row = overload.figures(answers)
     assert row["good_per_s"] == 0.5 and row["requests"] == 4 and row["statuses"] == {200: 2, 503: 1, 0: 1}
     assert row["accepted_p50_ms"] == pytest.approx(1000) and row["refused_p100_ms"] == pytest.approx(20)
-    assert "1 times" not in overload.line("case", row) and math.isnan(overload.percentile([], 50))
+    assert "1 times" not in overload.line("case", row)
+
+
+def test_what_no_request_showed_is_null_in_json_and_a_dash_to_people():
+    row = overload.figures([Answer(200, 0.0, 0.1, 1.0)]) | {"recovery_s": None}
+    assert row["refused_p50_ms"] is None and json.dumps(row, allow_nan=False)
+    assert "refused p50 -" in overload.line("case", row) and "not within 60 s" in overload.line("case", row)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +100,30 @@ def test_every_kind_of_bad_client_sends_its_part_and_begins_again_when_cut_off(k
         numbers = dict.fromkeys(("idle", "slow", "broken"), 0) | {"idle" if kind == "idle" else "slow": 1}
         if kind == "hang-ups":
             numbers = {"idle": 0, "slow": 0, "broken": 1}
-        async with bad_clients.crowd(url, REQUEST[0], **numbers, trickle_s=0.01) as cuts:
-            while cuts[kind] < 2:
+        async with bad_clients.crowd(url, REQUEST[0], **numbers, trickle_s=0.01) as crowd:
+            while crowd.cuts[kind] < 2:
                 await asyncio.sleep(0.001)
-        return cuts
+        return crowd.cuts
 
     cuts = against(cut_off, besiege)
-    assert isinstance(cuts, Counter) and cuts[kind] >= 2 and any(sent in content for content in got)
+    assert cuts[kind] >= 2 and any(sent in content for content in got)
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["a server that listens", "none"])
+def test_a_siege_wants_its_crowd_connected(is_there):
+    async def stay(reader, writer):
+        await reader.read()
+
+    async def besiege(url):
+        async with bad_clients.crowd(url if is_there else "http://127.0.0.1:1", b"", idle=5, slow=0, broken=0) as crowd:
+            await crowd.gather(limit_s=10 if is_there else 0.05)
+            return crowd.open["idle"]
+
+    if is_there:
+        assert against(stay, besiege) == 5
+    else:
+        with pytest.raises(RuntimeError, match="wanted {'idle': 5"):
+            against(stay, besiege)
 
 
 def test_quick_is_quick_and_nonsense_is_refused():
