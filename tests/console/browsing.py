@@ -10,9 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
-from playwright.sync_api import Browser, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 START_S, LOOK_S = 60, 0.1
 ROOT = Path(__file__).parents[2]
@@ -27,8 +30,10 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def open_browser(path: str) -> Iterator[Browser]:
+def open_browser(path: str) -> Iterator["Browser"]:
     """Start one browser, which ends with the block."""
+    from playwright.sync_api import sync_playwright  # not at the top: without it the tests are skipped, not broken
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=SANDBOX)
         yield browser

@@ -1,7 +1,9 @@
 """A newcomer's whole way through the console, in a real browser, against the bundled model."""
 
 import httpx
-from playwright.sync_api import expect
+import pytest
+
+expect = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright").expect
 
 
 def turn_to(page, name):
