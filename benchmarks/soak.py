@@ -3,14 +3,15 @@
     python -m benchmarks.soak --minutes 30
 
 Crops are embedded, enrolled under a fixed number of identities, searched, listed and erased, one picture in ten is broken, and
-some callers hang up. The first third warms up. The rest is cut into twelve blocks; a line through their means has a slope, told
-with its 95 % confidence interval: block means because neighbouring readings resemble each other, which would make the interval
-too narrow.
+some callers hang up; a call without an answer is counted as such. The first third warms up. The rest is cut into twelve blocks;
+a line through their means has a slope, told with its 95 % confidence interval: block means because neighbouring readings
+resemble each other, which would make the interval too narrow. Growth is a slope above its interval; no growth is told only
+where the interval is narrower than 5 % of the first block an hour, which would show a leak.
 """
 
 import argparse
 import asyncio
-import contextlib
+import math
 import random
 import re
 import sys
@@ -36,6 +37,7 @@ BLOCKS = 12
 T_95 = 2.228  # Student's t, two-sided 95 %, BLOCKS - 2 degrees of freedom
 WARM_UP = 1 / 3
 READ_S = 1.0
+SHARP = 0.05  # an interval wider than this share of the first block, an hour, would hide a leak
 MIB = 2**20
 
 
@@ -59,9 +61,13 @@ class Slope:
     last: float
 
     @property
-    def is_flat(self) -> bool:
-        """Whether no growth is within the confidence interval."""
-        return abs(self.per_hour) <= self.give_or_take
+    def verdict(self) -> str:
+        """What the slope and its interval show."""
+        if self.per_hour > self.give_or_take:
+            return "GROWS"
+        if self.give_or_take > SHARP * self.first:
+            return "INCONCLUSIVE, give it more time"
+        return "no growth to be told from none"
 
 
 def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope:
@@ -75,12 +81,15 @@ def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope:
     return Slope(per_hour, T_95 * error, float(means[0]), float(means[-1]))
 
 
-async def read(http: httpx.AsyncClient, begun: float) -> Reading:
-    """Reads the service's metrics."""
-    text = (await http.get("/metrics")).text
+async def read(http: httpx.AsyncClient, begun: float) -> Reading | None:
+    """Reads the service's metrics; None when it did not answer or does not know one of them."""
+    try:
+        text = (await http.get("/metrics")).raise_for_status().text
+    except httpx.HTTPError:
+        return None
     names = ("process_resident_memory_bytes", "process_open_fds", "reid_gallery_entries")
-    rss, files, entries = (float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1]) for name in names)  # type: ignore[index]
-    return Reading(time.monotonic() - begun, rss, files, entries)
+    values = [float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1]) for name in names]  # type: ignore[index]
+    return None if any(map(math.isnan, values)) else Reading(time.monotonic() - begun, *values)
 
 
 async def act(http: httpx.AsyncClient, files: Sequence[bytes], source: random.Random) -> str:
@@ -91,17 +100,24 @@ async def act(http: httpx.AsyncClient, files: Sequence[bytes], source: random.Ra
         file = file[: source.randrange(len(file))]
     kind = source.choices(("embed", "enroll", "search", "list", "erase", "hang up"), (50, 15, 25, 5, 0.2, 4.8))[0]
     if kind == "hang up":
-        with contextlib.suppress(httpx.TimeoutException):
+        try:
             await http.post("/embed", files={"crops": file}, timeout=source.random() / 20)
+        except httpx.TimeoutException:
+            pass  # that was meant
+        except httpx.HTTPError as error:
+            return f"{kind} {type(error).__name__}"
         return kind
-    answer = await {
+    call = {
         "embed": lambda: http.post("/embed", files=[("crops", file)] * source.randint(1, 8)),
         "enroll": lambda: http.post("/gallery", files={"crops": file}, data={"pid": pid, "camid": str(number % 6)}),
         "search": lambda: http.post("/search", files={"crops": file}),
         "list": lambda: http.get("/gallery", params={"pid": pid}),
         "erase": lambda: http.delete(f"/gallery/identities/{pid}"),
-    }[kind]()
-    return f"{kind} {answer.status_code}"
+    }[kind]
+    try:
+        return f"{kind} {(await call()).status_code}"
+    except httpx.HTTPError as error:
+        return f"{kind} {type(error).__name__}"
 
 
 async def soak(url: str, files: Sequence[bytes], *, seconds: float, seed: int) -> tuple[list[Reading], Counter[str]]:
@@ -118,7 +134,10 @@ async def soak(url: str, files: Sequence[bytes], *, seconds: float, seed: int) -
         clients = asyncio.gather(*map(client, range(CLIENTS)))
         readings = []
         while not clients.done():
-            readings.append(await read(http, begun))
+            if reading := await read(http, begun):
+                readings.append(reading)
+            else:
+                answers["metrics none"] += 1
             await asyncio.wait({clients}, timeout=READ_S)
         await clients
     return readings, answers
@@ -145,9 +164,8 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
 
 def line(name: str, found: Slope) -> str:
     """Returns a slope as people read it."""
-    verdict = "no growth to be told from none" if found.is_flat else "NOT FLAT"
     change = f"{found.per_hour:+.2f} an hour, give or take {found.give_or_take:.2f}"
-    return f"{name:<12}{found.first:>9.1f} -> {found.last:>9.1f}, {change}: {verdict}"
+    return f"{name:<12}{found.first:>9.1f} -> {found.last:>9.1f}, {change}: {found.verdict}"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -176,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in slopes.items():
         print(line(name, value))
     print(f"answers: {found['answers']}")
-    content = {name: {**vars(value), "is_flat": value.is_flat} for name, value in slopes.items()}
+    content = {name: {**vars(value), "verdict": value.verdict} for name, value in slopes.items()}
     settings = {"minutes": args.minutes, "threads": args.threads, "seed": args.seed}
     rounds.write(args.json, {"machine": machine(), "settings": settings, **content, "answers": found["answers"]})
 
