@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from gallery.errors import GalleryLocked
+from gallery.errors import GalleryLocked, StoreUnavailable
 from gallery.local import LocalGallery
 from service.access import Access, read_access
 from service.calibration import Calibration, InUse
 from service.embedder import Embedder, Embeds, granted_cores
-from service.errors import StartupError
+from service.errors import DeadlineExceeded, StartupError
 from service.health import Marks, check_room, marks_of
 from service.intake import Limits
 from service.manifest import ModelInfo
@@ -26,6 +26,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GALLERY_THREADS = 32  # for calls that wait for the disk; enrolments that wait together share one fsync
+LOOK_S = 2.0  # how long the disk, or memory that is being changed, is waited for by whoever only wants to know
 PROGRESS_S = 2.0  # seconds between two lines of a gallery that takes long to open
 
 
@@ -71,9 +72,22 @@ class Parts:
         with self.telemetry.traces.step(f"gallery.{call.__name__}"):
             return await asyncio.get_running_loop().run_in_executor(threads, partial(call, *args, **kwargs))
 
-    def check_room(self) -> None:
-        """Raise StoreFull when the gallery's disk has too little room for anything new."""
-        check_room(self.settings.gallery, self.settings.min_free_bytes)
+    async def look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what should answer at once, in a thread that neither the gallery nor searches keep busy: a disk may hang.
+
+        Raises:
+            StoreUnavailable: there was no answer.
+        """
+        try:
+            return await within(LOOK_S, asyncio.to_thread(call, *args, **kwargs))
+        except DeadlineExceeded:
+            raise StoreUnavailable(
+                f"the gallery's disk gave no answer within {LOOK_S:g} s, wanted one at once; check whether it hangs"
+            ) from None
+
+    async def check_room(self) -> None:
+        """Raise StoreFull when the gallery's disk has too little room for anything new, StoreUnavailable when it is gone."""
+        await self.look(check_room, self.settings.gallery, self.settings.min_free_bytes)
 
 
 def open_embedder(settings: Settings) -> Embedder:

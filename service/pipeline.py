@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,10 @@ from service.telemetry import Telemetry
 
 T = TypeVar("T")
 SHORTEST_CLOSE_S = 1.0
+STALE_S = 10.0  # what a pass longer ago tells of the runtime is not believed
 SERVED_SHARE = 0.8  # of the deadline; the rest is for decoding, for answering, and for having guessed too little
 
+log = logging.getLogger("service")
 Pixels = npt.NDArray[np.uint8]
 Embedding = npt.NDArray[np.float32]
 
@@ -64,6 +67,7 @@ class Pipeline:
         self._max_pixels, self._deadline_s, self._decode_threads = max_pixels, deadline_s, decode_threads
         self.decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
         self._not_ready: str | None = "the first forward pass has not run yet"
+        self._passed_at = 0.0
         self._trial: asyncio.Task[None] | None = None
         self.batcher: Batcher[Pixels, Embedding | InferenceFailed] = Batcher(
             self._forward,
@@ -79,7 +83,10 @@ class Pipeline:
 
     def _observe(self, report: BatchReport) -> None:
         """Remember how the last forward pass went."""
-        self._not_ready = None if report.error is None else f"the last forward pass failed: {one_line(report.error)}"
+        self._passed_at, self._not_ready = time.monotonic(), None
+        if report.error is not None:  # strangers may ask for readiness, and the runtime's words may name folders
+            self._not_ready = "the last forward pass failed; the log says why"
+            log.error("a forward pass failed", extra={"fields": {"crops": report.size, "got": one_line(report.error)}})
         self._telemetry.observe_batch(report)
 
     async def start(self) -> None:
@@ -94,12 +101,20 @@ class Pipeline:
             await room.submit([np.zeros((model.height, model.width, 3), dtype=np.uint8)])
 
     async def recover(self) -> None:
-        """After a failed pass run another, one at a time: a service that gets no crops could never be ready again."""
-        if self._not_ready is None or not self.batcher.is_alive:
+        """Run a pass after a failed one or a long rest, one at a time: a service without crops would never know how it is."""
+        if not self.batcher.is_alive:
             return
         if self._trial is None or self._trial.done():
+            if self._not_ready is None and not self._is_rested:
+                return
             self._trial = asyncio.get_running_loop().create_task(self._try(), name="trial")
         await asyncio.wait({self._trial}, timeout=self._deadline_s)
+
+    @property
+    def _is_rested(self) -> bool:
+        """Whether nothing is to be done, and nothing has been for long."""
+        is_idle = not self.batcher.waiting and not self.batcher.stalled_s()
+        return is_idle and time.monotonic() - self._passed_at > STALE_S
 
     def revive(self) -> bool:
         """Replace what died under the batcher, not being ready until a pass has worked; tells whether anything had."""

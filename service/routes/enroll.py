@@ -94,7 +94,7 @@ class Order:
 )
 async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts: PartsDep) -> Response:
     """Enroll crops with `pid` and optional labels, or `{"entries": [...]}` with embeddings; durable when answered."""
-    parts.check_room()
+    await parts.check_room()
     parts.pipeline.check_room()
     key = idempotency_key(request)
     intake = await read_intake(request, parts.limits, parts.pipeline.decoders)

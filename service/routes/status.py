@@ -1,9 +1,10 @@
 """The model, the probes and the metrics."""
 
 import asyncio
+import logging
 import math
-from contextlib import suppress
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import onnxruntime
 from fastapi import APIRouter, Request
@@ -13,17 +14,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from gallery.errors import GalleryError, StoreFull, StoreUnavailable
 from gallery.local import LocalGallery
 from service.answers import error_answer, json_answer
-from service.errors import DeadlineExceeded, ModelNotReady, status_and_code
+from service.errors import ModelNotReady, status_and_code
 from service.health import free_bytes, replaced
 from service.parts import Parts
-from service.pipeline import within
 from service.routes.common import READS, PartsDep, model_header, only
 from service.routes.documents import MODEL_HEADER, OPEN, READING, refusals, success
 from service.routes.examples import ALIVE, MODEL, READY
 from service.schemas import LiveAnswer, ModelAnswer, NoQuery, ReadyAnswer
 
+T = TypeVar("T")
+
 router = APIRouter(tags=["service"])
-COUNT_S = 1.0  # how long /metrics waits for memory that is being changed
 METRICS_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 MODEL_DOCS = refusals(*READING) | success(200, "The model, and what runs it.", example=MODEL, headers=MODEL_HEADER)
 LIVE_DOCS = refusals(*OPEN) | success(200, "The process answers.", example=ALIVE)
@@ -35,6 +36,11 @@ GALLERY_NOT_READY = (
     "closed, its index could not be rebuilt, or its files were removed or replaced; put them back or restore a snapshot, "
     "then restart the service"
 )
+# Whoever asks may be a stranger, so these name no folder; the log does.
+DISK_FULL = "too little room for anything new, so nothing is enrolled; free some space"
+DISK_GONE = "the gallery's folder was removed or replaced, or its disk does not answer; put it back"
+
+log = logging.getLogger("service")
 
 
 @router.get("/model", dependencies=[READS, only(NoQuery)], response_model=ModelAnswer, responses=MODEL_DOCS)
@@ -67,50 +73,64 @@ async def livez() -> Response:
 async def readyz(request: Request, parts: PartsDep) -> Response:
     """Answer 200 while crops can be embedded, found and enrolled, else 503 naming the part that cannot."""
     await parts.pipeline.recover()
-    states, faults = part_states(parts)
+    states, faults = await part_states(parts)
     if not faults:
         return json_answer({"ready": True, "parts": states})
     message = "; ".join(f"{part}: {states[part]}" for part in faults)
     return error_answer(request, status=503, code=next(iter(faults.values())), message=message, extra={"parts": states})
 
 
-def part_states(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
+async def part_states(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
     """Ask every part.
 
     Returns:
         What each says of itself, and the error codes of those that are not ready, the model's first.
     """
     states, faults = {"model": "ready", "gallery": "ready", "disk": "ready"}, {}
-    changed = replaced(parts.settings.model, parts.artefact)
-    if changed:
-        states["model"] = MODEL_REPLACED.format(" and ".join(changed))
     try:
         parts.pipeline.check_ready()
     except ModelNotReady as error:
         states["model"], faults["model"] = str(error), "model_not_ready"
-    if not parts.gallery.is_ready:
-        states["gallery"], faults["gallery"] = GALLERY_NOT_READY, "gallery_not_ready"
     try:
-        parts.check_room()
+        changed, is_ready = await parts.look(files_of, parts)
+        if changed and not faults:
+            states["model"] = MODEL_REPLACED.format(" and ".join(changed))
+        if not is_ready:
+            states["gallery"], faults["gallery"] = GALLERY_NOT_READY, "gallery_not_ready"
+        await parts.check_room()
     except (StoreFull, StoreUnavailable) as error:
-        states["disk"], faults["disk"] = str(error), status_and_code(type(error))[1]
+        log.warning("nothing can be enrolled", extra={"fields": {"got": str(error)}})
+        states["disk"] = DISK_FULL if isinstance(error, StoreFull) else DISK_GONE
+        faults["disk"] = status_and_code(type(error))[1]
     return states, faults
+
+
+def files_of(parts: Parts) -> tuple[list[str], bool]:
+    """Name the model's files that were replaced, and tell whether the gallery has its own."""
+    return replaced(parts.settings.model, parts.artefact), parts.gallery.is_ready
 
 
 @router.get("/metrics", dependencies=[READS, only(NoQuery)], response_class=Response, responses=METRICS_DOCS)
 async def metrics(parts: PartsDep) -> Response:
     """Show the metrics in Prometheus' text form; what the gallery cannot tell at once is NaN."""
-    telemetry, entries, identities, free = parts.telemetry, math.nan, math.nan, math.nan
-    with suppress(GalleryError):
-        free = free_bytes(parts.settings.gallery)
-    # In a thread that neither the disk nor searches keep busy: what watches the service must see it when they do.
-    with suppress(GalleryError, DeadlineExceeded):
-        entries, identities = await within(COUNT_S, asyncio.to_thread(num_enrolled, parts.gallery))
+    telemetry = parts.telemetry
+    (entries, identities), free = await asyncio.gather(
+        unless_silent(parts.look(num_enrolled, parts.gallery), (math.nan, math.nan)),
+        unless_silent(parts.look(free_bytes, parts.settings.gallery), math.nan),
+    )
     telemetry.gallery_entries.set(entries)
     telemetry.gallery_identities.set(identities)
     telemetry.free_bytes.set(free)
     telemetry.waiting.set(parts.pipeline.batcher.waiting)
     return Response(telemetry.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def unless_silent(work: Awaitable[T], otherwise: T) -> T:
+    """Await what the gallery tells, or take the other when it cannot."""
+    try:
+        return await work
+    except GalleryError:
+        return otherwise
 
 
 def num_enrolled(gallery: LocalGallery) -> tuple[int, int]:

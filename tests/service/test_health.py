@@ -3,7 +3,10 @@
 import asyncio
 import os
 import shutil
+import threading
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -63,13 +66,15 @@ def test_a_replaced_model_file_is_told_of_and_the_loaded_model_goes_on(serving, 
     assert client.post("/embed", files={"crops": pictures(1)}).json() == before
 
 
-def test_a_gallery_folder_that_is_moved_away_is_told_of_and_nothing_is_lost(serving, settings, pictures):
+def test_a_gallery_folder_that_is_moved_away_is_told_of_and_nothing_is_lost(serving, settings, pictures, caplog):
     client = serving()
     assert enroll(client, pictures, 1).status_code == 201
     settings.gallery.rename(settings.gallery.with_name("away"))
     answer = client.get("/readyz")
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "gallery_not_ready"
     assert "put them back" in answer.json()["parts"]["gallery"] and answer.json()["parts"]["model"] == "ready"
+    assert str(settings.gallery.parent) not in answer.text  # anybody may ask
+    assert str(settings.gallery) in caplog.records[0].fields["got"]
     assert enroll(client, pictures, 2).status_code == 503
     assert client.post("/search", files={"crops": pictures(1)}).json()["matches"][0]["pid"] == "p1"
     assert "reid_disk_free_bytes NaN" in client.get("/metrics").text
@@ -89,7 +94,33 @@ def test_a_disk_that_is_nearly_full_is_told_of(serving, settings, pictures):
     assert client.post("/search", files={"crops": pictures(1)}).status_code == 200
     assert client.get("/gallery/stats").json()["entries"] == 0
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "store_full"
-    assert answer.json()["parts"]["gallery"] == "ready" and "wanted" in answer.json()["parts"]["disk"]
+    assert answer.json()["parts"]["gallery"] == "ready" and "too little room" in answer.json()["parts"]["disk"]
+
+
+def test_a_disk_that_hangs_keeps_nobody_waiting_for_long(serving, pictures):
+    back = threading.Event()
+
+    class Hanging(type(Path())):
+        def __fspath__(self):
+            assert back.wait(30)
+            return super().__fspath__()
+
+    client = serving()
+    parts = client.app.state.parts
+    hanging = parts.settings.model_copy(update={"gallery": Hanging(parts.settings.gallery)})
+    client.app.state.parts = replace(parts, settings=hanging)
+
+    async def ask():
+        calls = [client.http.get("/readyz"), client.http.get("/metrics"), client.http.get("/livez")]
+        written = client.http.post("/gallery", files={"crops": pictures(1)}, data={"pid": "a"})
+        return await asyncio.gather(*calls, written)
+
+    ready, metrics, alive, written = client.run(ask())
+    back.set()
+    client.app.state.parts = parts
+    assert [answer.status_code for answer in (ready, metrics, alive, written)] == [503, 200, 200, 503]
+    assert "does not answer" in ready.json()["parts"]["disk"] and "gave no answer" in written.json()["error"]["message"]
+    assert "reid_disk_free_bytes NaN" in metrics.text and "reid_gallery_entries 0.0" in metrics.text
 
 
 def test_who_may_not_write_hears_nothing_of_the_disk(serving, settings, pictures):

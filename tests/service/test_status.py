@@ -11,6 +11,7 @@ import anyio
 import numpy as np
 import pytest
 
+from service.pipeline import STALE_S
 from service.telemetry import JsonLines, TextLines
 
 
@@ -26,7 +27,7 @@ def test_a_started_service_is_alive_and_ready(client):
     assert client.get("/readyz").json() == {"ready": True, "parts": {"model": "ready", "gallery": "ready", "disk": "ready"}}
 
 
-def test_a_service_whose_first_pass_failed_is_alive_and_not_ready(serving, without):
+def test_a_service_whose_first_pass_failed_is_alive_and_not_ready(serving, without, caplog):
     def before(size):
         raise RuntimeError("no such kernel")
 
@@ -34,7 +35,9 @@ def test_a_service_whose_first_pass_failed_is_alive_and_not_ready(serving, witho
     answer = client.get("/readyz")
     assert client.get("/livez").status_code == 200
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_ready"
-    assert "no such kernel" in answer.json()["parts"]["model"] and answer.json()["parts"]["gallery"] == "ready"
+    assert "the last forward pass failed" in answer.json()["parts"]["model"] and answer.json()["parts"]["gallery"] == "ready"
+    assert "no such kernel" not in answer.text  # anybody may ask
+    assert {record.fields["got"] for record in caplog.records if "pass failed" in record.message} == {"no such kernel"}
 
 
 def test_a_service_whose_passes_begin_to_fail_is_not_ready_until_one_succeeds(serving, without, pictures):
@@ -65,6 +68,23 @@ def test_a_service_whose_first_pass_failed_becomes_ready_without_traffic(serving
     client = serving(embed=without(before=before))
     assert client.get("/readyz").status_code == 200
     assert client.get("/readyz").status_code == 200  # a third pass would raise StopIteration
+
+
+def test_a_runtime_that_died_while_nobody_sent_crops_is_told_of(serving, without):
+    broken, sizes = threading.Event(), []
+
+    def before(size):
+        sizes.append(size)
+        if broken.is_set():
+            raise RuntimeError("the device fell off the bus")
+
+    client = serving(embed=without(before=before))
+    broken.set()
+    assert client.get("/readyz").status_code == 200 and sizes == [1]  # the pass of the start is fresh
+    client.app.state.parts.pipeline._passed_at -= STALE_S
+    assert client.get("/readyz").json()["error"]["code"] == "model_not_ready"
+    broken.clear()
+    assert client.get("/readyz").status_code == 200 and sizes == [1, 1, 1]
 
 
 def test_simultaneous_probes_of_a_failing_service_share_one_pass(serving, without):
