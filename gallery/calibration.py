@@ -166,8 +166,9 @@ def open_set(found: Tally) -> dict[str, dict[str, float]]:
     """Threshold and DIR by the share of strangers accepted, everybody enrolled; rates below one crop are left out."""
     loudest_first = np.sort(found.wrong)[::-1]
     rates = [rate for rate in RATES if rate * len(loudest_first) >= 1]
-    loudest = {rate: float(loudest_first[int(rate * len(loudest_first) + 1e-9)]) for rate in rates}  # the first to stay silent
-    return {f"{rate:g}": {"threshold": round(at, 4), "dir": round(_dir(found, at), 6)} for rate, at in loudest.items()}
+    silent = {rate: float(loudest_first[int(rate * len(loudest_first) + 1e-9)]) for rate in rates}  # the first to stay so
+    above = {rate: (math.floor(at * 1e4) + 1) / 1e4 for rate, at in silent.items()}  # what reaches a threshold is accepted
+    return {f"{rate:g}": {"threshold": at, "dir": round(_dir(found, at), 6)} for rate, at in above.items()}
 
 
 def roc(found: Tally) -> dict[str, list[float]]:
@@ -185,7 +186,8 @@ def roc(found: Tally) -> dict[str, list[float]]:
 
 def histogram(found: Tally) -> dict[str, Any]:
     """Pairs by cosine in BARS bars from -1 to 1."""
-    bars = {name: counts.reshape(BARS, -1).sum(axis=1).tolist() for name, counts in vars(found).items() if len(counts) == FINE}
+    counted = {"genuine": found.genuine, "impostor": found.impostor}
+    bars = {name: counts.reshape(BARS, -1).sum(axis=1).tolist() for name, counts in counted.items()}
     return {"from": -1.0, "step": 2 / BARS, **bars}
 
 

@@ -111,6 +111,7 @@ def expire(given: Namespace, progress: Progress) -> Report:
     before = time_of(given.older_than, datetime.now(UTC))
     with closing(Store.open(given.folder)) as store:
         store.check_entries()
+        _check_rows(store, progress)
         erased = store.expire(before)
         store.finish_erasure()
     counts = {"identities": erased.identities, "crops": erased.crops, "answers": erased.answers}
@@ -144,6 +145,14 @@ def reembed_(given: Namespace, progress: Progress) -> Report:
     return Report(asdict(done) | {"space_id": model.space_id, "model_id": model.model_id})
 
 
+def _check_rows(store: Store, progress: Progress) -> None:
+    """Raises CorruptStore when an entry fails its checksum: a damaged time would erase the wrong person, or keep one."""
+    done, total = 0, store.num_entries()
+    for rows in store.rows():
+        done += len(rows.entry_ids)
+        progress(done, total)
+
+
 def find_faults(folder: Path, progress: Progress) -> list[str]:
     """Everything wrong; the store is read first and by itself, because a gallery with a damaged row does not open."""
     faults: list[str] = []
@@ -152,7 +161,7 @@ def find_faults(folder: Path, progress: Progress) -> list[str]:
             faults.extend(store.faults(progress))
         if not faults:
             with LocalGallery.reopen(folder, progress=progress) as gallery:
-                faults.extend(gallery.faults())
+                faults.extend(gallery.differences())
     except CorruptStore as error:
         faults.append(str(error))
     return faults + [f"{left} was left behind by a command that was stopped; {what}" for left, what in leftovers(folder)]

@@ -47,7 +47,7 @@ from gallery.entry import (
     Snapshot,
     Stats,
 )
-from gallery.errors import DimensionMismatch, InvalidRequest, gallery_closed, no_entry, no_identity
+from gallery.errors import CorruptStore, DimensionMismatch, InvalidRequest, gallery_closed, no_entry, no_identity
 from gallery.files import Progress, quiet
 from gallery.index import IndexChoice
 from gallery.memory import GroupBy, Memory, Pool
@@ -88,7 +88,11 @@ class LocalGallery:
         self._enrolments = GroupCommit(self._commit)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="check") as worker:
             checking = worker.submit(store.check_entries)
-            self._mirror = Mirror(store, make_memory, progress or quiet)
+            try:
+                self._mirror = Mirror(store, make_memory, progress or quiet)
+            except CorruptStore:
+                checking.result()  # damaged tables say more than the first row that suffers from it
+                raise
             checking.result()
 
     @classmethod
@@ -345,6 +349,11 @@ class LocalGallery:
         with self._open_store() as store, self._mirror.reading() as memory:
             found = list(store.faults())
             return found or memory.faults(store.rows())
+
+    def differences(self) -> list[str]:
+        """Where memory differs from the store's rows, which pass their checksums; empty when they agree bit for bit."""
+        with self._open_store() as store, self._mirror.reading() as memory:
+            return memory.faults(store.rows())
 
     def close(self) -> None:
         """Closes the files and frees the folder; harmless when repeated."""

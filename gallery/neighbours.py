@@ -17,7 +17,6 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int], object]
 
 BLOCK_BYTES = 2**26  # worked on at a time: a product of 870 x 19,281 crops
-MANY = 1  # times as many candidates as there are places: worth a look at which of them the block itself rules out
 GROUP = 64  # cosines of which only the largest is looked at first: selecting among maxima is cheap, among all it is not
 
 
@@ -116,7 +115,7 @@ class _Lists:
         # Strictly above the last one listed: a crop offered later loses a tie.
         bar = np.nextafter(self.cosine[target : target + num, -1], np.float32(np.inf))
         reaching = cosines >= bar[:, np.newaxis]
-        if np.count_nonzero(reaching) > MANY * k * num:  # at first, when the lists say little
+        if np.count_nonzero(reaching) > k * num:  # at first, when the lists say little
             reaching &= cosines >= _kth_at_least(cosines, k)[:, np.newaxis]
         if reaching.flags.c_contiguous:
             row, column = np.divmod(np.flatnonzero(reaching), width)

@@ -74,6 +74,7 @@ def reembed(
     check_text("model_id", model_id, MAX_KEY)
     space = Space(space_id, dim)
     with closing(Store.open(folder)) as source:
+        source.check_entries()
         if source.space == space and not _ids(source, "SELECT entry_id FROM entries WHERE model_id != ? LIMIT 1", model_id):
             source.database.drop_reembedding()
             return Reembedded(0, 0, 0)

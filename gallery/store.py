@@ -235,10 +235,10 @@ class Store:
                 yield UNFINISHED_ERASURE
             total = self.num_entries()
             rows = connection.execute(f"SELECT crc, embedding, {KEYS} FROM entries ORDER BY entry_id")
-            for done, row in enumerate(rows):
-                progress(done, total)
+            for done, row in enumerate(rows, start=1):
                 if (fault := row_fault(row, self.space.dim)) is not None:
                     yield fault
+                progress(done, total)
             last_id, given = connection.execute(
                 "SELECT max(entry_id), (SELECT seq FROM sqlite_sequence WHERE name = 'entries') FROM entries"
             ).fetchone()

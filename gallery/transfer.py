@@ -90,6 +90,7 @@ def import_entries(folder: Path, gallery_folder: Path, *, progress: Progress = q
     contents = read_contents(folder)
     check_dim(contents.dim)
     with closing(Store.open(gallery_folder, create=Space(contents.space_id, contents.dim))) as store:
+        store.check_entries()  # a damaged index would let duplicates in
         check_space(contents.space_id, store.space.space_id)
         if contents.dim != store.space.dim:
             raise DimensionMismatch(f"got an export of dimension {contents.dim}, the gallery holds {store.space.dim}")

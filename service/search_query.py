@@ -6,7 +6,7 @@ import orjson
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from gallery.checks import MAX_BEST_OF
-from gallery.online import MAX_SHORTLIST, Rerank
+from gallery.online import MAX_K1, MAX_SHORTLIST, Rerank
 from service.fields import Cosine, Moment, Name
 from service.schemas import Strict
 
@@ -68,15 +68,14 @@ class SearchQuery(Strict):
     rerank: bool = Field(
         default=False,
         description="Order the matches by `rerank_distance`: k-reciprocal re-ranking of the `shortlist` entries of the highest "
-        "cosines. The decision is still made from cosines, and speaks of the first match shown.",
+        "cosines; of a large gallery a few of the last may be missed. The decision is still made from cosines, and speaks "
+        "of the first match shown.",
     )
-    k1: int = Field(
-        default=Rerank.k1, ge=1, le=MAX_SHORTLIST, description="With `rerank`: neighbours in a list; see `shortlist`."
-    )
+    k1: int = Field(default=Rerank.k1, ge=1, le=MAX_K1, description="With `rerank`: neighbours in a list; see `shortlist`.")
     k2: int = Field(
         default=Rerank.k2,
         ge=1,
-        le=MAX_SHORTLIST,
+        le=MAX_K1,
         description="With `rerank`: entries, up to `k1`, whose neighbourhoods are averaged.",
     )
     blend: float = Field(

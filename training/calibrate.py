@@ -58,9 +58,9 @@ def measure(embeddings: np.ndarray, pids: np.ndarray, camids: np.ndarray | None,
 
     Raises ValueError for a row that is not finite, and as calibration.check does.
     """
-    finite = np.isfinite(embeddings).all(axis=1)
+    finite = np.isfinite(embeddings).all(axis=1) & embeddings.any(axis=1)
     if not finite.all():
-        raise ValueError(f"got an embedding that is not finite, of crop {int(np.argmin(finite))}, wanted numbers")
+        raise ValueError(f"got an embedding that is zero or not finite, of crop {int(np.argmin(finite))}, wanted numbers")
     people = pairs.people_of(embeddings, pids, camids)
     calibration.check(people)
     num = len(people.embeddings)
@@ -80,7 +80,7 @@ def write(out: Path, figures: Figures, *, model_id: str, source: str) -> list[Pa
     now = datetime.now(UTC).isoformat(timespec="seconds")
     content = calibration.document(figures, model_id=model_id, source=source, created_at=now)
     drawn = calibration_plots.picture(out.with_suffix(".png"), figures, title=f"Calibration on {source}")
-    checkpoint.write_whole({out: lambda path: path.write_text(json.dumps(content) + "\n")})
+    checkpoint.write_whole({out: lambda path: path.write_text(json.dumps(content, allow_nan=False) + "\n")})
     return [out, drawn]
 
 

@@ -155,6 +155,14 @@ def test_expire_erases_what_is_older(folder, reopen, new, capsys):
         assert gallery.stats().entries == 2
 
 
+def test_expire_erases_nobody_on_the_word_of_a_damaged_row(folder, capsys):
+    damage(folder, "UPDATE entries SET captured_us = 1 WHERE entry_id = 1")
+    assert main(["expire", str(folder), "--older-than", "2026-01-01T00:00:01Z"]) == 1
+    assert "entry 1 fails its checksum" in capsys.readouterr().err
+    assert main(["stats", str(folder)]) == 0
+    assert "entries        2\n" in capsys.readouterr().out
+
+
 def test_an_age_that_is_none_is_refused(folder, capsys):
     assert main(["expire", str(folder), "--older-than", "soon"]) == 1
     assert capsys.readouterr().err.startswith("error: got --older-than 'soon', wanted 30d")

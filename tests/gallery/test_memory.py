@@ -63,6 +63,8 @@ def test_a_shortlist_begins_with_what_a_plain_search_finds(memory, rows, unit, g
         assert shortlist.found.entry_ids[: len(plain)] == [match.entry_id for match in plain]
         assert len(shortlist.rows) == 200 and (np.diff(shortlist.cosines) <= 0).all()
         assert shortlist.cosines == pytest.approx(shortlist.rows.astype(float) @ query, abs=1e-5)
+        closest = np.sort(rows.embeddings.astype(float) @ query)[-200:]
+        assert np.count_nonzero(shortlist.cosines >= closest[0] - 1e-5) >= (200 if memory.index.kind == "exact" else 180)
         if memory.index.kind == "exact":
             assert shortlist.cosines[-1] == pytest.approx(np.sort(rows.embeddings.astype(float) @ query)[-200], abs=1e-5)
 

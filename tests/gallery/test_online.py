@@ -219,7 +219,7 @@ def test_a_result_says_how_long_re_ranking_took_only_when_there_was_some(gallery
     [
         (Rerank(shortlist=0), "got shortlist 0, wanted 1 to 1000"),
         (Rerank(shortlist=1001), "got shortlist 1001"),
-        (Rerank(k1=0), "got k1 0 with shortlist 200, wanted 1 to 200"),
+        (Rerank(k1=0), "got k1 0 with shortlist 200, wanted 1 to 100"),
         (Rerank(shortlist=19), "got k1 20 with shortlist 19, wanted 1 to 19; choose a smaller k1"),
         (Rerank(k2=0), "got k2 0"),
         (Rerank(k1=5), "got k2 6 with k1 5, wanted 1 to 5"),
