@@ -8,12 +8,13 @@ from fastapi import FastAPI
 
 from gallery.local import LocalGallery
 from service.answers import install_error_handlers
-from service.calibration import find_calibration
+from service.calibration import Calibration, find_calibration
 from service.embedder import Embeds
 from service.middleware import RequestTrail
 from service.parts import assemble, open_embedder, open_gallery
 from service.receiving import Receiving, Reception
-from service.routes import calibration, console, embed, enroll, entries, identities, search, snapshots, status
+from service.routes import calibration as calibration_routes
+from service.routes import console, embed, enroll, entries, identities, search, snapshots, status
 from service.routes.common import SAME_ORIGIN
 from service.routes.documents import ABOUT, TAGS
 from service.settings import Settings
@@ -24,7 +25,7 @@ from service.watchdog import Notify, Watchdog
 ROUTERS = (
     embed.router,
     search.router,
-    calibration.router,
+    calibration_routes.router,
     enroll.router,
     entries.router,
     identities.router,
@@ -35,7 +36,12 @@ ROUTERS = (
 
 
 def create_app(
-    settings: Settings, *, embed: Embeds | None = None, gallery: LocalGallery | None = None, notify: Notify = lambda state: None
+    settings: Settings,
+    *,
+    embed: Embeds | None = None,
+    gallery: LocalGallery | None = None,
+    calibration: Calibration | None = None,
+    notify: Notify = lambda state: None,
 ) -> FastAPI:
     """Build the application; its lifespan opens the parts and, after the last answer, closes them.
 
@@ -43,6 +49,7 @@ def create_app(
         settings: every knob.
         embed: an opened model, or a test's double, in place of the one that the settings name.
         gallery: an opened gallery in place of the one that the settings name; it is closed all the same.
+        calibration: thresholds that were found already; otherwise they are looked for, beside the model only without `embed`.
         notify: tells the supervisor that the service is ready, and every second that it is well.
     """
     telemetry = Telemetry(open_traces(is_wanted=settings.traces))
@@ -50,8 +57,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         embedder = embed if embed is not None else await asyncio.to_thread(open_embedder, settings)
-        beside = settings.model if embed is None else None
-        calibrated = await asyncio.to_thread(find_calibration, settings.own_calibration, beside, embedder.model)
+        calibrated, beside = calibration, settings.model if embed is None else None
+        if calibrated is None:
+            calibrated = await asyncio.to_thread(find_calibration, settings.own_calibration, beside, embedder.model)
         opened = gallery if gallery is not None else await asyncio.to_thread(open_gallery, settings, embedder.model)
         parts = assemble(settings, embedder=embedder, gallery=opened, telemetry=telemetry, calibration=calibrated)
         app.state.parts = parts
@@ -66,6 +74,7 @@ def create_app(
             parts.search_threads.shutdown()
             parts.gallery_threads.shutdown()
             opened.close()
+            await asyncio.to_thread(telemetry.traces.close)
 
     app = FastAPI(
         title="bnneck-reid",

@@ -1,5 +1,6 @@
 """OpenTelemetry traces, when they are asked for: the one file that knows the package, which need not be installed."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from service.errors import SettingRefused
 
 NAME = "bnneck-reid"
 HINT = "pip install 'bnneck-reid[otel]', or unset it"
+LAST_S = 5.0  # for the last spans: a collector that hangs must not hold the service's end up
 
 Finish = Callable[[str, int], None]  # is told the route and the status of the answer
 
@@ -20,10 +22,12 @@ class Traces:
     Args:
         request: opens the span of a request, given its method and headers, under the caller's span when it sent one.
         step: opens the span of a part of the request under way.
+        close: sends the last spans, or gives them up after LAST_S; blocks meanwhile.
     """
 
     request: Callable[[str, Mapping[str, str]], AbstractContextManager[Finish]]
     step: Callable[[str], AbstractContextManager[object]]
+    close: Callable[[], None] = lambda: None
 
 
 def no_finish(route: str, status: int) -> None:
@@ -55,13 +59,21 @@ def open_traces(*, is_wanted: bool) -> Traces:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise SettingRefused(f"REID_TRACES: got true, and {error.name} is not installed; {HINT}") from None
-    provider = TracerProvider(resource=Resource({"service.name": NAME}).merge(OTELResourceDetector().detect()))
+    resource = Resource({"service.name": NAME}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # a process that a signal ends never gets there
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return traces_of(provider.get_tracer(NAME))
+    return traces_of(provider.get_tracer(NAME), close=lambda: within(LAST_S, provider.shutdown))
 
 
-def traces_of(tracer: Any) -> Traces:
-    """Trace with an OpenTelemetry tracer."""
+def within(limit_s: float, work: Callable[[], object]) -> None:
+    """Do some work, and wait for it no longer than so."""
+    thread = threading.Thread(target=work, name="last spans", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+
+
+def traces_of(tracer: Any, *, close: Callable[[], None] = lambda: None) -> Traces:
+    """Trace with an OpenTelemetry tracer; `close` sends what it kept."""
     from opentelemetry import propagate, trace  # type: ignore[import-not-found,unused-ignore]
 
     @contextmanager
@@ -77,4 +89,4 @@ def traces_of(tracer: Any) -> Traces:
 
             yield finish
 
-    return Traces(request=request, step=tracer.start_as_current_span)
+    return Traces(request=request, step=tracer.start_as_current_span, close=close)

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from service.errors import SettingRefused
-from service.tracing import NO_TRACES, Traces, open_traces, traces_of
+from service.tracing import NO_TRACES, Traces, open_traces, traces_of, within
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +20,11 @@ class Recorder:
 
     def __init__(self):
         self.opened, self.finished = [], []
-        self.traces = Traces(request=self.request, step=self.step)
+        self.is_closed = False
+        self.traces = Traces(request=self.request, step=self.step, close=self.close)
+
+    def close(self):
+        self.is_closed = True
 
     @contextmanager
     def request(self, method, headers):
@@ -42,6 +48,22 @@ def test_a_request_is_traced_with_its_parts(client, recorder, pictures):
     client.post("/gallery", files={"crops": pictures(1)}, data={"pid": "a"}, headers={"traceparent": "00-1-2-01"})
     assert recorder.opened == [("POST", "00-1-2-01"), "decode", "infer", "gallery.enroll"]
     assert recorder.finished == [("/gallery", 201)]
+
+
+def test_the_last_spans_are_sent_when_the_service_ends(serving, fake):
+    client = serving(embed=fake())
+    recorder = Recorder()
+    client.app.state.parts.telemetry.traces = recorder.traces
+    client.get("/livez")
+    is_early = recorder.is_closed
+    client.close()
+    assert not is_early and recorder.is_closed
+
+
+def test_a_collector_that_hangs_does_not_hold_the_end_up():
+    answers = threading.Event()
+    within(0.01, answers.wait)
+    answers.set()
 
 
 def test_an_unexpected_error_ends_its_trace_too(client, recorder):
@@ -96,6 +118,29 @@ def test_spans_bear_route_and_status_and_stand_under_their_callers(spans):
     assert f"{request.context.trace_id:032x}" == parent.split("-")[1] and f"{request.parent.span_id:016x}" == parent.split("-")[2]
 
 
-def test_with_the_extra_traces_are_opened():
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans in and says where."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.paths.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_closing_sends_the_last_spans(monkeypatch):
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra [otel] is not installed")
-    assert open_traces(is_wanted=True) is not NO_TRACES
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        collector.paths = []
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        traces = open_traces(is_wanted=True)
+        with traces.request("GET", {}) as finish:
+            finish("/livez", 200)
+        before = list(collector.paths)
+        traces.close()
+        collector.shutdown()
+    assert (before, collector.paths) == ([], ["/v1/traces"])
