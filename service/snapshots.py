@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,13 +14,14 @@ from pathlib import Path
 from gallery.archive import describe
 from gallery.database import disk_errors, sync
 from gallery.entry import Snapshot
-from gallery.errors import CorruptArchive, StoreFull
+from gallery.errors import CorruptArchive, StoreFull, StoreUnavailable
 from gallery.files import Fields, create, parse_object
 from gallery.local import LocalGallery
 from service.errors import SnapshotNotFound, SnapshotUnderWay
 
 NAME = re.compile(r"\d{8}T\d{6}Z-\d{1,9}\.tar")  # UTC, and a number among those of one second
 COPIES = 2  # of the gallery stand on the disk while one is packed
+log = logging.getLogger("service")
 FIELDS: Fields = {"bytes": (int,), "sha256": (str,), "entries": (int,), "created_at": (str,)}
 
 
@@ -34,14 +36,18 @@ def make(gallery: LocalGallery, folder: Path, now: datetime, *, spare_bytes: int
         SnapshotUnderWay while another one is made; StoreFull and what else LocalGallery.snapshot raises: nothing new stands
         in the folder.
     """
-    with disk_errors(folder):
+    try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with alone(folder):
-            require_room(folder, COPIES * gallery.stats().bytes + spare_bytes)
-            snapshot = gallery.snapshot(free_path(folder, now))
-            with suppress(OSError):  # the snapshot stands, and whoever asks next describes it again
-                write_description(snapshot)
-            return snapshot
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the folder for snapshots {folder} cannot be made: {error}; set REID_SNAPSHOTS to one that can be written"
+        ) from error
+    with disk_errors(folder), alone(folder):
+        require_room(folder, COPIES * gallery.stats().bytes + spare_bytes)
+        snapshot = gallery.snapshot(free_path(folder, now))
+        with suppress(OSError):  # the snapshot stands, and whoever asks next describes it again
+            write_description(snapshot)
+        return snapshot
 
 
 def require_room(folder: Path, wanted: int) -> None:
@@ -76,10 +82,14 @@ def free_path(folder: Path, now: datetime) -> Path:
 
 
 def listed(folder: Path) -> list[Snapshot]:
-    """Describe every snapshot in the folder, newest first; no folder holds none."""
+    """Describe every snapshot in the folder that can be, newest first; no folder holds none."""
+    found = []
     with disk_errors(folder):
-        paths = [path for path in folder.iterdir() if is_snapshot(path)] if folder.is_dir() else []
-        found = [described(path) for path in paths]
+        for path in folder.iterdir() if folder.is_dir() else ():
+            try:
+                found += [described(path)] if is_snapshot(path) else []
+            except CorruptArchive as error:  # the others can be restored all the same
+                log.error("a damaged snapshot is not listed", extra={"fields": {"got": str(error)}})
     return sorted(found, key=lambda snapshot: (snapshot.created_at, snapshot.path.name), reverse=True)
 
 

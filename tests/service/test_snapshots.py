@@ -170,7 +170,7 @@ def test_a_snapshot_that_would_not_fit_is_refused_before_anything_is_written(ser
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, gallery):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnavailable, match="file"):
+    with pytest.raises(StoreUnavailable, match="for snapshots .*file/kept cannot be made: .*set REID_SNAPSHOTS"):
         snapshots.make(gallery, tmp_path / "file" / "kept", NOW)
 
 
@@ -198,11 +198,20 @@ def test_a_file_that_is_shorter_than_when_it_was_made_is_refused(tmp_path, galle
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"bytes": 1, "sha256": "", "entries": 0, "created_at": "monday"}'])
-def test_a_damaged_description_is_refused_by_name(tmp_path, gallery, content):
-    made = snapshots.make(gallery, tmp_path, NOW)
+def test_a_damaged_description_is_refused_by_name_and_hides_no_other_snapshot(tmp_path, gallery, content, caplog):
+    made, other = (snapshots.make(gallery, tmp_path, NOW) for _ in range(2))
     snapshots.description_of(made.path).write_text(content)
     with pytest.raises(CorruptArchive, match=r"-1\.tar\.json: got"):
-        snapshots.listed(tmp_path)
+        snapshots.find(tmp_path, made.path.name)
+    assert snapshots.listed(tmp_path) == [other]
+    assert "-1.tar.json: got" in caplog.records[0].fields["got"]
+
+
+def test_a_snapshot_that_is_none_inside_hides_no_other(tmp_path, gallery):
+    made, other = (snapshots.make(gallery, tmp_path, NOW) for _ in range(2))
+    snapshots.description_of(made.path).unlink()
+    made.path.write_bytes(b"")
+    assert snapshots.listed(tmp_path) == [other]
 
 
 def test_a_read_only_key_lists_and_neither_makes_nor_takes_away(serving, fake):
