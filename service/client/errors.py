@@ -8,7 +8,7 @@ ReidError            every one below, and 500, 507 and answers that are none of 
     TooLarge         413        more crops, bytes or pixels than the service takes
     AllFailed        422        every crop of an embed or enroll failed; `items` says why
   Overloaded         429, 503   no room, or not ready, now; `retry_after_s` where the service said when
-  TimedOut           504        not done in time, by the service's clock or the client's
+  TimedOut           408, 504   not done in time, by the service's clock or the client's
   Unreachable        -          no answer
 """
 
@@ -86,6 +86,7 @@ BY_STATUS: Mapping[int, type[ReidError]] = {
     401: Unauthorised,
     403: Unauthorised,
     404: NotFound,
+    408: TimedOut,
     409: Conflict,
     410: NotFound,
     413: TooLarge,

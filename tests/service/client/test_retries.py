@@ -124,6 +124,7 @@ def test_a_change_without_a_key_is_never_sent_twice(change, failure):
         (refusal(401, code="missing_key"), Unauthorised),
         (refusal(415, code="unsupported_media"), Rejected),
         (refusal(504, code="deadline_exceeded"), TimedOut),
+        (refusal(408, code="receive_timeout"), TimedOut),
         (httpx.ReadTimeout("slow"), TimedOut),
         (refusal(500, code="inference_failed"), ReidError),
     ],
