@@ -22,10 +22,12 @@ COPY gallery /app/gallery
 COPY service /app/service
 WORKDIR /app
 USER reid
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 REID_HOST=0.0.0.0 REID_PORT=8000 REID_GALLERY=/data/gallery
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    REID_HOST=0.0.0.0 REID_PORT=8000 REID_GALLERY=/data/gallery REID_SNAPSHOTS=/data/snapshots
 VOLUME /data
 EXPOSE 8000
+# With a certificate the service speaks HTTPS alone; whom the certificate names is no question within the container.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"REID_PORT\"]}/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request as u; s = 's' * bool(os.environ.get('REID_TLS_CERT')); u.urlopen(f'http{s}://127.0.0.1:{os.environ[\"REID_PORT\"]}/readyz', timeout=4, context=ssl._create_unverified_context())"]
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "service"]

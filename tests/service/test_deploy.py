@@ -3,6 +3,11 @@
 import configparser
 import json
 import re
+import ssl
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -80,5 +85,44 @@ def test_the_container_is_given_the_time_to_drain():
     assert float(grace.group(1)) > DEFAULTS.deadline_s + DRAIN_EXTRA_S
 
 
-def test_the_container_is_healthy_by_readyz():
-    assert "/readyz" in (ROOT / "Dockerfile").read_text().partition("HEALTHCHECK")[2]
+class Probed(BaseHTTPRequestHandler):
+    """Answers 200 to /readyz, 503 to anything else."""
+
+    def do_GET(self):
+        self.send_response(200 if self.path == self.server.ready_at else 503)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("is_https", [False, True])
+@pytest.mark.parametrize(("ready_at", "status"), [("/readyz", 0), ("/nowhere", 1)])
+def test_the_container_is_healthy_by_readyz_with_a_certificate_and_without(pair, is_https, ready_at, status):
+    _, code, statement = json.loads(
+        (ROOT / "Dockerfile").read_text().partition("HEALTHCHECK")[2].partition("CMD ")[2].splitlines()[0]
+    )
+    with HTTPServer(("127.0.0.1", 0), Probed) as server:
+        server.ready_at, server.timeout = ready_at, 20
+        environment = {"REID_PORT": str(server.server_port), "REID_TLS_CERT": str(pair["tls_cert"]) if is_https else ""}
+        if is_https:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pair["tls_cert"], pair["tls_key"])
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        probe = subprocess.run([sys.executable, code, statement], env=environment, capture_output=True, timeout=30, check=False)
+        thread.join()
+    assert probe.returncode == status, probe.stderr.decode()
+
+
+def test_what_the_container_writes_is_in_its_volume():
+    image = dict(re.findall(r"(REID_\w+)=(\S+)", (ROOT / "Dockerfile").read_text()))
+    composed = dict(re.findall(r"(REID_\w+): (\S+)", (ROOT / "docker-compose.yml").read_text()))
+    for name in ("REID_GALLERY", "REID_SNAPSHOTS"):
+        assert image[name] == composed[name] and image[name].startswith("/data/")
+    assert unknown_settings([*image, *composed]) == []
+
+
+def test_a_file_of_keys_alone_is_enough_for_the_container():
+    assert "REID_API_KEYS: ${REID_API_KEYS:-}" in (ROOT / "docker-compose.yml").read_text()
