@@ -3,11 +3,12 @@
 import asyncio
 import json
 import resource
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
 
-from service.doors import FILES_KEPT, Doors, connection_limit, make_server
+from service.doors import FILES_KEPT, Doors, connection_limit, make_server, unread_bytes
 
 PATIENT = Doors(connections=100, patience_s=20.0)
 HASTY = Doors(connections=100, patience_s=0.1)
@@ -155,6 +156,29 @@ def test_an_answer_that_is_read_slowly_but_steadily_is_sent_whole():
 
     got, took_s = asyncio.run(main())
     assert got > LARGE and took_s > doors.patience_s
+
+
+def test_what_a_reader_took_counts_before_the_kernel_takes_more_in():
+    async def main():
+        transports = []
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with await asyncio.start_server(lambda _, writer: transports.append(writer.transport), sock=listener):
+            with socket.socket() as peer:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+                peer.connect(listener.getsockname())
+                while not transports:
+                    await asyncio.sleep(0.001)
+                transports[0].write(bytes(LARGE))
+                got, taken, before = 0, [], (transports[0].get_write_buffer_size(), unread_bytes(transports[0]))
+                for _ in range(8):
+                    got += len(peer.recv(65_536))
+                    await asyncio.sleep(0.01)
+                    taken.append(before[1] - unread_bytes(transports[0]))
+            transports[0].abort()
+        return before[1] - before[0], taken, got
+
+    in_kernel, taken, got = asyncio.run(main())
+    assert in_kernel > 0 and taken == sorted(taken) and taken[-1] >= got / 2
 
 
 def test_good_clients_are_served_among_many_that_say_nothing_or_trickle():
