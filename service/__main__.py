@@ -63,7 +63,8 @@ def serve(settings: Settings) -> int:
         try:
             app = create_app(settings, embed=embedder, gallery=gallery, notify=systemd(os.environ))
             doors = Doors(connections=connection_limit(), patience_s=settings.receive_s)
-            server = make_server(app, doors=doors, drain_s=settings.deadline_s + DRAIN_EXTRA_S, **tls)
+            drain_s = settings.deadline_s + DRAIN_EXTRA_S
+            server = make_server(app, doors=doors, drain_s=drain_s, on_refusal=app.state.telemetry.count_refusal, **tls)
             announce(settings, listener, Path(settings.gallery))
             server.run(sockets=[listener])
         except KeyboardInterrupt:

@@ -86,6 +86,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.telemetry = telemetry  # for the server, which refuses before there is a request
     reception = Reception(held_bytes=settings.max_bodies_bytes, patience_s=settings.receive_s)
     app.add_middleware(Receiving, telemetry=telemetry, limits=reception)
     app.add_middleware(RequestTrail, telemetry=telemetry)  # the last one is outermost

@@ -5,8 +5,12 @@ import fcntl
 import http
 import logging
 import resource
+import socket
 import sys
 import termios
+import uuid
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,9 +24,11 @@ from service.receiving import SLOWEST_BYTES_S
 HEAD_BYTES = 65_536  # an embedding of 2048 floats in a URL takes 11,000
 FILES_KEPT = 256  # descriptors that connections leave to the gallery, to snapshots and to libraries
 MOST_CONNECTIONS = 20_000
+TELL_S = 1.0  # between two log lines about refused connections
 READ_SHARE = 0.5  # of SLOWEST_BYTES_S is enough in a single window: the kernels of both sides take in and free in steps
 
 log = logging.getLogger("service")
+quiet = logging.getLogger("service.uvicorn")
 
 
 @dataclass(frozen=True)
@@ -31,20 +37,50 @@ class Doors:
 
     Args:
         connections: most of them at once; one more is told so and closed.
-        patience_s: how long a request's head may take, from its first byte, or from the opening of the connection; and how
-            long an answer may wait for its reader, who takes SLOWEST_BYTES_S.
+        patience_s: how long a request's head may take, from its first byte, or from the opening of the connection; how long a
+            TLS handshake may take before that; and how long an answer may wait for its reader, who takes SLOWEST_BYTES_S.
     """
 
     connections: int
     patience_s: float
 
 
+class Refusals:
+    """Counts what is refused below the application; the log has a line a second at most, with how many there were.
+
+    Args:
+        on_refusal: told the code of each.
+    """
+
+    def __init__(self, on_refusal: Callable[[str], None]) -> None:
+        self._on_refusal = on_refusal
+        self._untold: Counter[str] = Counter()
+        self._last: dict[str, object] = {}
+        self._is_quiet = False  # a line was written less than TELL_S ago
+
+    def note(self, code: str, **last: object) -> None:
+        """Count one; `last` is what the log tells of the last one."""
+        self._on_refusal(code)
+        self._untold[code] += 1
+        self._last = last
+        if not self._is_quiet:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._is_quiet = bool(self._untold)
+        if self._untold:
+            log.warning("refused connections", extra={"fields": {"codes": dict(self._untold), **self._last}})
+            self._untold.clear()
+            asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection, closed when a head is too slow or too long, an answer is not read, or there are too many connections."""
 
-    def __init__(self, *args: Any, doors: Doors, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, doors: Doors, refusals: Refusals, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._doors = doors
+        self.logger = quiet  # uvicorn's warnings, one for each bad connection
+        self._doors, self._refusals = doors, refusals
         self._timer: asyncio.TimerHandle | None = None
         self._is_in_head = False  # the first byte of a head has come and the last one has not
         self._head_bytes = 0
@@ -135,11 +171,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer in the form of all errors, below the application, and close."""
-        log.warning("refused a connection", extra={"fields": {"code": code, "client": self.client}})
-        body = orjson.dumps({"error": {"code": code, "message": message, "request_id": ""}})
+        request_id = uuid.uuid4().hex
+        self._refusals.note(code, client=self.client, request_id=request_id)
+        body = orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
         phrase = http.HTTPStatus(status).phrase
         lines = [f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-        lines += (["Retry-After: 1"] if status == 503 else []) + ["Connection: close", "", ""]
+        lines += [f"X-Request-ID: {request_id}", "Connection: close", "", ""]
         self.transport.write("\r\n".join(lines).encode() + body)
         self.transport.close()
 
@@ -166,11 +203,43 @@ def connection_limit() -> int:
     return max(1, wanted - FILES_KEPT)
 
 
-def make_server(app: Any, *, doors: Doors, drain_s: float, **tls: Any) -> uvicorn.Server:
-    """Build the server of one process; `drain_s` is how long answers under way are waited for at its end."""
+class GuardedServer(uvicorn.Server):
+    """A server that gives TLS handshakes no more time than heads; uvicorn has no setting for it, and asyncio gives a minute."""
+
+    def __init__(self, config: uvicorn.Config, *, doors: Doors) -> None:
+        super().__init__(config)
+        self._doors = doors
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        loop = asyncio.get_running_loop()
+        if self.config.ssl is None:
+            return await super().startup(sockets)
+        limited = partial(loop.create_server, ssl_handshake_timeout=self._doors.patience_s)
+        loop.create_server = limited  # type: ignore[method-assign]  # for as long as uvicorn calls it
+        try:
+            await super().startup(sockets)
+        finally:
+            del loop.create_server
+
+
+def make_server(
+    app: Any, *, doors: Doors, drain_s: float, on_refusal: Callable[[str], None] = lambda code: None, **tls: Any
+) -> uvicorn.Server:
+    """Build the server of one process.
+
+    Args:
+        app: the ASGI application.
+        doors: limits of connections.
+        drain_s: how long answers under way are waited for at the end.
+        on_refusal: told the code of everything that is refused before the application sees it.
+        tls: uvicorn's options of HTTPS.
+    """
+    quiet.setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
-        http=partial(GuardedProtocol, doors=doors),  # type: ignore[arg-type]  # a maker of protocols is all that is needed
+        # A maker of protocols is all that is needed.
+        http=partial(GuardedProtocol, doors=doors, refusals=Refusals(on_refusal)),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -178,4 +247,4 @@ def make_server(app: Any, *, doors: Doors, drain_s: float, **tls: Any) -> uvicor
         timeout_graceful_shutdown=int(drain_s),
         **tls,
     )
-    return uvicorn.Server(config)
+    return GuardedServer(config, doors=doors)

@@ -53,7 +53,11 @@ class Telemetry:
         self.requests.labels(method, route, str(status)).inc()
         self.request_seconds.labels(route).observe(took_s)
         if code:
-            self.refusals.labels(code).inc()
+            self.count_refusal(code)
+
+    def count_refusal(self, code: str) -> None:
+        """Count one error answer, which the doors may have given before there was a request."""
+        self.refusals.labels(code).inc()
 
     def observe_batch(self, report: BatchReport) -> None:
         """Record one forward pass."""

@@ -4,11 +4,12 @@ import asyncio
 import json
 import resource
 import socket
+import ssl
 from contextlib import asynccontextmanager
 
 import pytest
 
-from service.doors import FILES_KEPT, Doors, connection_limit, make_server, unread_bytes
+from service.doors import FILES_KEPT, Doors, Refusals, connection_limit, make_server, unread_bytes
 
 PATIENT = Doors(connections=100, patience_s=20.0)
 HASTY = Doors(connections=100, patience_s=0.1)
@@ -31,9 +32,9 @@ async def answer_after_reading(scope, receive, send):
 
 
 @asynccontextmanager
-async def running(doors):
+async def running(doors, **options):
     """A server with these limits; gives a way to connect to it."""
-    server = make_server(answer_after_reading, doors=doors, drain_s=1)
+    server = make_server(answer_after_reading, doors=doors, drain_s=1, **options)
     server.config.port, server.config.host = 0, "127.0.0.1"
     serving = asyncio.ensure_future(server.serve())
     while not server.started:
@@ -41,8 +42,8 @@ async def running(doors):
     port = server.servers[0].sockets[0].getsockname()[1]
     writers = []
 
-    async def connect():
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def connect(**tls):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, **tls)
         writers.append(writer)
         return reader, writer
 
@@ -232,7 +233,54 @@ def test_one_connection_too_many_is_told_so_and_the_others_are_served():
             return refused
 
     refused = asyncio.run(main())
-    assert refused.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in refused and error_of(refused) == "overloaded"
+    assert refused.startswith(b"HTTP/1.1 503 ") and error_of(refused) == "overloaded"
+
+
+def test_refusals_are_counted_each_and_logged_together_and_bear_an_id(caplog):
+    counted = []
+
+    async def main():
+        async with running(PATIENT, on_refusal=counted.append) as connect:
+            for _ in range(5):
+                reader, writer = await connect()
+                writer.write(b"hello\r\n\r\n")
+                answer = await reader.read()
+            return answer
+
+    head, _, body = asyncio.run(main()).partition(b"\r\n\r\n")
+    request_id = json.loads(body)["error"]["request_id"]
+    assert len(request_id) == 32 and f"X-Request-ID: {request_id}".encode() in head
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert counted == ["invalid_http"] * 5 and len(told) < 5 and told[0].fields["codes"] == {"invalid_http": 1}
+
+
+def test_the_next_line_of_the_log_tells_of_all_since(caplog):
+    async def main():
+        refusals = Refusals(lambda code: None)
+        for number in range(3):
+            refusals.note("overloaded", client=number)
+        refusals._tell()  # a second has passed
+
+    asyncio.run(main())
+    assert [record.fields for record in caplog.records] == [
+        {"codes": {"overloaded": 1}, "client": 0},
+        {"codes": {"overloaded": 2}, "client": 2},
+    ]
+
+
+def test_a_tls_handshake_that_does_not_come_is_given_up_and_one_that_does_is_served(pair):
+    doors = Doors(connections=100, patience_s=0.5)
+
+    async def main():
+        async with running(doors, ssl_certfile=pair["tls_cert"], ssl_keyfile=pair["tls_key"]) as connect:
+            silent, _ = await connect()
+            trust = ssl.create_default_context(cafile=pair["tls_cert"])
+            reader, writer = await connect(ssl=trust, server_hostname="localhost")
+            writer.write(b"GET /large HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            return await silent.read(), len(await reader.read())
+
+    heard, got = asyncio.run(main())
+    assert heard == b"" and got > LARGE
 
 
 def test_connections_leave_descriptors_to_the_gallery():
