@@ -12,6 +12,7 @@ from PIL import Image
 from gallery.errors import GalleryError
 from service.access import read_access
 from service.app import create_app
+from service.calibration import find_calibration
 from service.doors import Doors, connection_limit, make_server
 from service.embedder import one_line
 from service.errors import ServiceError, SettingRefused
@@ -59,9 +60,10 @@ def serve(settings: Settings) -> int:
     tls = tls_options(settings)
     with listen(settings) as listener:
         embedder = open_embedder(settings)
+        calibration = find_calibration(settings.own_calibration, settings.model, embedder.model)
         gallery = open_gallery(settings, embedder.model)
         try:
-            app = create_app(settings, embed=embedder, gallery=gallery, notify=systemd(os.environ))
+            app = create_app(settings, embed=embedder, gallery=gallery, calibration=calibration, notify=systemd(os.environ))
             doors = Doors(connections=connection_limit(), patience_s=settings.receive_s)
             drain_s = settings.deadline_s + DRAIN_EXTRA_S
             server = make_server(app, doors=doors, drain_s=drain_s, on_refusal=app.state.telemetry.count_refusal, **tls)

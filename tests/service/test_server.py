@@ -225,12 +225,20 @@ def test_https_is_served_with_a_certificate(start, pair):
     [
         ({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY: got 4, wanted 1: one process owns a gallery; unset it"),
         ({"REID_PORT": "http"}, "cannot start: REID_PORT: "),
+        ({"REID_CALIBRATION": "Makefile"}, "Makefile: got broken JSON"),
         ({"REID_MODEL": "/nowhere"}, "/nowhere/manifest.json: got No such file or directory, wanted an artefact folder"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(start, settings, words):
     refusal = start(**settings).refusal()
     assert words in refusal and refusal.splitlines()[-1].startswith("cannot start: ") and "Traceback" not in refusal
+
+
+def test_the_calibration_beside_the_model_is_served(start):
+    url = start(REID_MODEL="service/model").url()
+    served = httpx.get(f"{url}/calibration").json()
+    rates = {rate["far"]: rate["threshold"] for rate in served["rates"]}
+    assert httpx.get(f"{url}/model").json()["thresholds"]["default"] == rates[0.001]
 
 
 def test_a_gallery_of_another_model_stops_the_start_with_one_line(start, tmp_path):
