@@ -5,6 +5,7 @@ python -m training.evaluate service/model --data Market-1501
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -129,6 +130,9 @@ def artefact_embedder(folder: Path) -> tuple[Embed, dict[str, Any]]:
         manifest = json.loads((folder / "manifest.json").read_text())
         if not {"height", "width"} <= manifest["input"].keys():
             raise ValueError("its input has no height and width")
+        got, wanted = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest(), manifest["model_id"]
+        if got != wanted:
+            raise ValueError(f"its model.onnx is {got}, its manifest says {wanted}")
         return runtime_embedder(folder / "model.onnx"), manifest
     except Exception as error:  # the runtime has its own family of errors
         raise ValueError(f"{folder}: got no whole artefact ({error}), wanted a folder that exporter.run wrote") from error
