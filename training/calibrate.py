@@ -8,14 +8,12 @@ gallery lists are used, and of data without one everybody, unless the model was 
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -118,17 +116,6 @@ def _row(rate: Rate) -> str:
     )
 
 
-def open_artefact(folder: Path) -> tuple[evaluate.Embed, dict[str, Any]]:
-    """Returns the embed function and the manifest; raises ValueError for a model that is not the manifest's."""
-    embed, manifest = evaluate.artefact_embedder(folder)
-    with (folder / "model.onnx").open("rb") as file:
-        model_id = hashlib.file_digest(file, "sha256").hexdigest()
-    if manifest.get("model_id") != model_id:
-        got = f"model_id {manifest.get('model_id')!r} for a model.onnx of SHA-256 {model_id}"
-        raise ValueError(f"{folder}: got {got}, wanted them equal; export the model again")
-    return embed, manifest
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
@@ -145,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     out = args.out or args.artefact / calibration.FILE_NAME
     try:
-        embed, manifest = open_artefact(args.artefact)
+        embed, manifest = evaluate.artefact_embedder(args.artefact)
         data = dataset.read_dataset(args.data, cameras=not args.no_cameras)
         chosen = choose(data, trained_on=str(manifest.get("training", {}).get("trained_on", "")))
         for note in data.warnings:

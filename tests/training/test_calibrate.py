@@ -110,7 +110,7 @@ def test_a_model_that_is_not_the_manifests_is_refused(artefact, crops, tmp_path)
         (tmp_path / name).write_bytes((artefact / name).read_bytes())
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"model_id": "another"}))
-    assert "got model_id 'another' for a model.onnx of SHA-256" in refusal_of(tmp_path, "--data", crops)
+    assert "its manifest says another" in refusal_of(tmp_path, "--data", crops)
     assert "no whole artefact" in refusal_of(tmp_path / "nowhere", "--data", crops)
 
 

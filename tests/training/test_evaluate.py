@@ -1,5 +1,6 @@
 """From a dataset to figures, and the command that prints them."""
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 
@@ -53,7 +54,8 @@ def artefact_fixture(tmp_path):
     folder = tmp_path / "artefact"
     folder.mkdir()
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx")
-    (folder / "manifest.json").write_text(json.dumps({"input": {"name": "pixels", **SIZE}}))
+    model_id = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({"model_id": model_id, "input": {"name": "pixels", **SIZE}}))
     return folder
 
 
@@ -164,6 +166,12 @@ def test_an_artefact_is_flipped_by_mirroring_the_crops(artefact, drawn, tmp_path
     assert found["flip"] is True
     assert found["roc"] == evaluate(both, read_dataset(drawn), **SIZE).roc
     assert found["mAP"] == evaluate(both, read_dataset(drawn), **SIZE).mAP
+
+
+def test_a_file_that_its_manifest_does_not_speak_of_is_refused(artefact, drawn):
+    content = (artefact / "model.onnx").read_bytes()
+    (artefact / "model.onnx").write_bytes(content + b"\0")
+    assert "its manifest says" in refusal_of(artefact, "--data", drawn)
 
 
 def test_an_artefact_has_no_f_t(artefact, drawn):
