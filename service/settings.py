@@ -50,10 +50,15 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(default=False, description="Allow listening beyond loopback without keys.")
     max_body_mb: float = Field(default=32.0, gt=0, description="Largest request body, in megabytes of 1,000,000 bytes.")
     max_bodies_mb: float = Field(
-        default=256.0, gt=0, validate_default=True, description="Most megabytes of bodies held at once; beyond it, 503."
+        default=256.0,
+        gt=0,
+        validate_default=True,
+        description="Most megabytes of bodies held at once, a quarter for those under 1 MB; beyond it, 503.",
     )
     receive_s: float = Field(
-        default=30.0, gt=0, description="Longest time for a request's head, and for a body slower than 50,000 bytes a second."
+        default=30.0,
+        gt=0,
+        description="Longest time for a TLS handshake, a head, and any rest of a body slower than 50,000 bytes a second.",
     )
     max_crops: int = Field(default=256, ge=1, description="Most crops in one request.")
     max_pixels: int = Field(default=16_000_000, ge=1, description="Most pixels in one crop, checked before decoding.")
