@@ -13,7 +13,7 @@ from benchmarks import load
 TRICKLE_S = 1.0  # between two bytes of a slow client
 HURRY_S = 0.5  # until a client hangs up: twenty of them make forty broken uploads a second
 
-OPEN_SHARE = 0.95  # of those that stay until they are cut off: some are between two lives
+OPEN_SHARE = 0.8  # of those that stay until they are cut off: some are between two lives
 
 Life = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
