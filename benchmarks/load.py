@@ -139,20 +139,22 @@ async def constant_arrival(url: str, requests: Sequence[bytes], *, per_s: float,
         await ask(connection, requests[number % len(requests)], waits, due)
         free.append(connection)
 
-    async def clock() -> None:
-        begun = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for number in count():
-                if number / per_s >= seconds:
-                    return
-                due = begun + number / per_s
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(one(number, due))
-
-    await timed(waits, clock())
+    await timed(waits, paced(one, per_s=per_s, seconds=seconds))
     for connection in free:
         connection.close()
     return waits
+
+
+async def paced(send: Callable[[int, float], Coroutine[Any, Any, object]], *, per_s: float, seconds: float) -> None:
+    """Calls `send` with a number and the time when it is due, at a fixed rate for so long; returns when all are done."""
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in count():
+            if number / per_s >= seconds:
+                return
+            due = begun + number / per_s
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(send(number, due))
 
 
 async def timed(waits: Waits, *work: Coroutine[Any, Any, None], clock: Callable[[], float] = time.perf_counter) -> None:

@@ -83,14 +83,8 @@ class Caller:
 
 async def by_the_clock(url: str, requests: Sequence[bytes], *, per_s: float, seconds: float) -> list[Answer]:
     """Sends requests at a fixed rate for so long, whether or not they are answered."""
-    caller, begun = Caller(url, requests), time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for number in count():
-            if number / per_s >= seconds:
-                break
-            due = begun + number / per_s
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            group.create_task(caller.send(number, due))
+    caller = Caller(url, requests)
+    await load.paced(caller.send, per_s=per_s, seconds=seconds)
     caller.close()
     return caller.answers
 

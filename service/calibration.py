@@ -51,23 +51,18 @@ class InUse:
         self.calibration = calibration
 
     @property
-    def thresholds(self) -> Thresholds | None:
-        """What searches go by: the calibration's thresholds, or else the manifest's."""
+    def terms(self) -> tuple[Thresholds | None, str]:
+        """What searches go by, the calibration's thresholds or else the manifest's, and whose they are: both of one moment."""
         held = self.calibration
-        return self._model.thresholds if held is None else held.thresholds
-
-    @property
-    def name(self) -> str:
-        """Where the thresholds come from, as answers say it."""
-        held = self.calibration
-        return "model" if held is None else held.name
+        return (self._model.thresholds, "model") if held is None else (held.thresholds, held.name)
 
     @property
     def content(self) -> dict[str, Any]:
         """The whole calibration; raises NotCalibrated where there is none."""
-        if self.calibration is None:
+        held = self.calibration
+        if held is None:
             raise NotCalibrated("got no calibration, the manifest's thresholds are used; POST /calibration makes one")
-        return self.calibration.content
+        return held.content
 
     @property
     def shown(self) -> dict[str, Any]:

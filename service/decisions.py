@@ -13,10 +13,11 @@ Decision = Literal["match", "unknown", "ambiguous"]
 
 @dataclass(frozen=True)
 class Choice:
-    """The cosine that a match must reach and where it comes from; None and None where nobody says one."""
+    """The cosine that a match must reach and where it comes from, None and None where nobody says one; and the margin in use."""
 
     threshold: float | None
     source: str | None
+    margin: float
 
 
 def choose_threshold(thresholds: Thresholds | None, name: str, *, threshold: float | None, far: float | None) -> Choice:
@@ -31,13 +32,14 @@ def choose_threshold(thresholds: Thresholds | None, name: str, *, threshold: flo
     """
     if threshold is not None and far is not None:
         raise InvalidRequest("got threshold and far, wanted one of them: far is turned into a threshold")
+    margin = 0.0 if thresholds is None else thresholds.margin
     if threshold is not None:
-        return Choice(threshold, "request")
+        return Choice(threshold, "request", margin)
     if far is not None:
         if thresholds is None:
             raise InvalidRequest("far: this model has no calibration; give a threshold, or calibrate the model")
-        return Choice(thresholds.at_far(far), f"far {far:g} of {name}")
-    return Choice(None, None) if thresholds is None else Choice(thresholds.default, name)
+        return Choice(thresholds.at_far(far), f"far {far:g} of {name}", margin)
+    return Choice(None, None, margin) if thresholds is None else Choice(thresholds.default, name, margin)
 
 
 def decide(best: Sequence[Match], *, threshold: float | None, margin: float) -> Decision:

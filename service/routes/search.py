@@ -107,17 +107,16 @@ async def answer_search(
         exclude: entries that may not match.
         embed_ms: what the embedding took, None when the query came as one.
     """
-    chosen, thresholds = check_threshold(parts, query), parts.calibration.thresholds
+    chosen = check_threshold(parts, query)
     rerank = rerank_of(query)
     started = time.perf_counter()
     result, best = await parts.search(search_and_compare, parts, row, query, rerank, exclude)
     rerank_ms = None if result.rerank_s is None else round(result.rerank_s * 1000, 3)
     search_ms = round(ms_since(started) - (rerank_ms or 0), 3)
     parts.telemetry.search_seconds.observe(search_ms / 1000)
-    margin = thresholds.margin if thresholds else 0.0
     return {
         "model_id": parts.model.model_id,
-        "decision": decide(best, threshold=chosen.threshold, margin=margin),
+        "decision": decide(best, threshold=chosen.threshold, margin=chosen.margin),
         "threshold": chosen.threshold,
         "threshold_source": chosen.source,
         "matches": [match_out(rank, match) for rank, match in enumerate(result.matches[: query.k], start=1)],
@@ -172,8 +171,7 @@ def filter_of(query: SearchQuery, exclude: frozenset[int]) -> Filter:
 
 def check_threshold(parts: Parts, query: SearchQuery) -> Choice:
     """Settle the threshold, refusing a contradiction before any work is done."""
-    in_use = parts.calibration
-    return choose_threshold(in_use.thresholds, in_use.name, threshold=query.threshold, far=query.far)
+    return choose_threshold(*parts.calibration.terms, threshold=query.threshold, far=query.far)
 
 
 def match_out(rank: int, match: Match) -> dict[str, Any]:
