@@ -5,8 +5,11 @@
 
 The features are arrays query, gallery [n, D] with query_pids, gallery_pids, query_camids, gallery_camids [n]; without a file they
 are drawn around 25 crops an identity, and their mAP compares the forms, nothing else. Every form runs in a process of its own, on
-features it makes or reads itself; peak memory is that process's, these included, time is without the scoring. The public code is
-that of the package fastreid, dense too; it takes part where it is installed.
+features it makes or reads itself; peak memory is that process's, these included, time is without the scoring.
+
+The public code is that of the package fastreid, where it is installed: its dense re-ranking, and its Jaccard distances over
+FAISS's neighbours, which are dense behind that, one neighbour short and not blended with the original ones. With --lists the
+neighbour lists are held against those of a sort of every row.
 """
 
 import argparse
@@ -21,12 +24,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from gallery import rerank
+from gallery import neighbours, rerank
 from training import metrics
 from training.metrics import Ids
 
@@ -101,6 +106,14 @@ def public_form(features: Features) -> Iterator[np.ndarray]:
     yield from np.split(runpy.run_path(str(file))["re_ranking"](*sets), range(CHUNK, len(query), CHUNK))
 
 
+def public_faiss_form(features: Features) -> Iterator[np.ndarray]:
+    """Jaccard distances as the package fastreid computes them of features, with FAISS on the CPU."""
+    both = torch.from_numpy(np.concatenate([features.query, features.gallery]))
+    jaccard = import_module("fastreid.utils.compute_dist").compute_jaccard_distance(both, search_option=3)
+    num_query = len(features.query)
+    yield from np.split(jaccard[:num_query, num_query:], range(CHUNK, num_query, CHUNK))
+
+
 def dense_form(features: Features, *, k1: int = 20, k2: int = 6, blend: float = 0.3) -> Iterator[np.ndarray]:
     """The usual algorithm on N x N matrices, as public code has it, in float32."""
     both = np.concatenate([features.query, features.gallery])
@@ -133,7 +146,13 @@ def dense_form(features: Features, *, k1: int = 20, k2: int = 6, blend: float = 
     yield from np.split(blended[:, num_query:], range(CHUNK, num_query, CHUNK))
 
 
-FORMS = {"cosine": cosine_form, "sparse": sparse_form, "dense": dense_form, "fastreid": public_form}
+FORMS = {
+    "cosine": cosine_form,
+    "sparse": sparse_form,
+    "dense": dense_form,
+    "fastreid": public_form,
+    "faiss": public_faiss_form,
+}
 
 
 def measure(form: str, num_crops: int, dim: int, path: Path | None) -> tuple[dict, np.ndarray]:
@@ -194,10 +213,29 @@ def compared(num_crops: int, dim: int, path: Path | None, *, dense_up_to: int) -
     yield apart("cosine", num_crops, dim, path)[0]
     yield ours
     is_small = ours["queries"] + ours["gallery"] <= dense_up_to
-    for form in ("dense", "fastreid") if find_spec("fastreid") else ("dense",):
-        if is_small:
-            figures, distances = apart(form, num_crops, dim, path)
-            yield {**figures, "largest_difference": float(np.abs(distances - kept).max())}
+    public = ("fastreid", "faiss") if find_spec("fastreid") else ()
+    for form in ("dense", *public) if is_small else ():
+        figures, distances = apart(form, num_crops, dim, path)
+        yield {**figures, "largest_difference": float(np.abs(distances - kept).max())}
+
+
+def differing_lists(features: Features, *, k: int = 21) -> tuple[int, float]:
+    """In how many of our lists another crop stands than after a sort of the whole row, and how far its cosine is off.
+
+    Products of other shapes differ in their last bits, and crops as close as that may change places.
+    """
+    both = np.concatenate([features.query, features.gallery])
+    found = neighbours.find_neighbours(features.query, features.gallery, k=k)
+    differing, off = 0, 0.0
+    for start in range(0, len(both), CHUNK):
+        rows = slice(start, start + CHUNK)
+        cosines = both[rows] @ both.T
+        cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = np.inf
+        index = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        differing += int((index != found.index[rows]).any(axis=1).sum())
+        wanted = np.take_along_axis(cosines, index, axis=1)
+        off = max(off, float(np.abs(wanted[:, 1:] - found.cosine[rows, 1:]).max()))
+    return differing, off
 
 
 def main() -> None:
@@ -207,6 +245,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="npz as told above, in place of drawn ones")
     parser.add_argument("--dense-up-to", type=int, default=5000, help="crops up to which the dense forms run too: 16 N^2 bytes")
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--lists", action="store_true", help="compare the neighbour lists with a sort of every row too")
     args = parser.parse_args()
     table = []
     print("form      queries  gallery   dim   wall s    cpu s  before MiB  peak MiB  rank-1         mAP  largest difference")
@@ -214,6 +253,10 @@ def main() -> None:
         for figures in compared(num_crops, args.dim, args.features, dense_up_to=args.dense_up_to):
             table.append(figures)
             print(line(figures), flush=True)
+        if args.lists:
+            features = read(args.features) if args.features else draw(num_crops, args.dim)
+            differing, off = differing_lists(features)
+            print(f"{differing} lists differ from those of a sort, their cosines by at most {off:.1e}", flush=True)
     if args.json:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
         report = {"machine": platform.processor() or platform.machine(), "threads": os.environ.get("OMP_NUM_THREADS")}

@@ -91,7 +91,7 @@ def prepare(
     """
     query_QD, gallery_GD = (np.ascontiguousarray(embeddings, np.float32) for embeddings in (query_QD, gallery_GD))
     _check_embeddings(query_QD, gallery_GD)
-    _check_parameters(len(query_QD) + len(gallery_GD), k1, k2, blend)
+    check_parameters(len(query_QD) + len(gallery_GD), k1, k2, blend)
     num_query, num_gallery = len(query_QD), len(gallery_GD)
     cosines_QG = np.empty((num_query, num_gallery), np.float32) if 4 * num_query * num_gallery <= KEPT_BYTES else None
     blocks: dict[str, Any] = {"block_bytes": block_bytes, "cross": cosines_QG, "progress": progress}
@@ -116,23 +116,34 @@ def distances(prepared: Neighbourhoods, rows: slice) -> Floats:
 
     blend * sq_dist / farthest + (1 - blend) * Jaccard, where Jaccard is 1 - overlap / (2 - overlap) because weights sum to 1.
     """
-    numbers = range(*rows.indices(len(prepared.query)))
+    start, stop, _ = rows.indices(len(prepared.query))
     cosines_QG = prepared.cosines
-    blended_RG = prepared.query[rows] @ prepared.gallery.T if cosines_QG is None else cosines_QG[rows].copy()
-    scale_R = prepared.blend / _nonzero(prepared.farthest[rows])
-    for number, blended_G, scale in zip(numbers, blended_RG, scale_R, strict=True):  # a row stays in cache
-        blended_G *= -2
-        blended_G += 2
-        np.maximum(blended_G, 0, out=blended_G)
-        blended_G *= scale
-        blended_G += 1 - prepared.blend
-        _, crops, weights = prepared.weights.take(np.array([number]))
-        lengths, columns, others = prepared.inverted.take(crops)
-        shared = np.minimum(np.repeat(weights, lengths), others)
-        overlap_G = np.bincount(columns, shared, minlength=len(prepared.gallery))
-        close = np.flatnonzero(overlap_G)  # some hundreds of all
-        blended_G[close] -= (1 - prepared.blend) * overlap_G[close] / (2 - overlap_G[close])
+    blended_RG = prepared.query[rows] @ prepared.gallery.T if cosines_QG is None else np.empty_like(cosines_QG[rows])
+
+    def blend(numbers: range) -> None:
+        for number in numbers:  # a row stays in cache
+            blended_G = blended_RG[number - start]
+            _blend(prepared, number, blended_G if cosines_QG is None else cosines_QG[number], blended_G)
+
+    with ThreadPoolExecutor(2) as pool:
+        middle = (start + stop) // 2
+        list(pool.map(blend, (range(start, middle), range(middle, stop))))  # raises what one of them raised
     return blended_RG
+
+
+def _blend(prepared: Neighbourhoods, number: int, cosines_G: Floats, blended_G: Floats) -> None:
+    """Writes the re-ranked distances of one query; they may take the place of its cosines."""
+    share = np.float32(1 - prepared.blend)
+    scale = np.float32(prepared.blend) / _nonzero(prepared.farthest[number])
+    np.multiply(cosines_G, -2 * scale, out=blended_G)
+    blended_G += 2 * scale
+    np.maximum(blended_G, 0, out=blended_G)
+    blended_G += share
+    _, crops, weights = prepared.weights.take(np.array([number]))
+    lengths, columns, others = prepared.inverted.take(crops)
+    shared = np.minimum(np.repeat(weights, lengths), others)
+    overlap = np.bincount(columns, shared, minlength=len(blended_G))[columns]  # for some crops several times, always the same
+    blended_G[columns] = blended_G[columns] - share * (overlap / (2 - overlap))
 
 
 def half_length(k1: int) -> int:
@@ -254,7 +265,8 @@ def _check_embeddings(query_QD: Floats, gallery_GD: Floats) -> None:
             )
 
 
-def _check_parameters(num: int, k1: int, k2: int, blend: float) -> None:
+def check_parameters(num: int, k1: int, k2: int, blend: float) -> None:
+    """Raises ValueError unless these parameters of prepare make sense together for so many crops, query and gallery."""
     if not 1 <= k1 < num:
         raise ValueError(f"got k1 {k1} for {num} crops in all, wanted 1 to {num - 1}; choose a smaller k1 or a larger gallery")
     if not 1 <= k2 <= k1:

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from gallery.rerank import check_parameters
 from training import checkpoint, dataset, metrics, results, scoring
 from training.config import Feature, Metric
 from training.dataset import Dataset, Sample
@@ -51,9 +52,11 @@ def measure(
     """Embeds the whole query and gallery lists and scores them; returns the figures and what their pictures are drawn from.
 
     The cosine needs an `embed` that gives unit rows. `seed` draws the identities of the open-set figures.
-    Raises ValueError when the lists cannot be scored: see `dataset.check_test`.
+    Raises ValueError when the lists cannot be scored (see `dataset.check_test`), or not be re-ranked so.
     """
     dataset.check_test(data)
+    if rerank:  # said before an hour of embedding, not after
+        check_parameters(len(data.query) + len(data.gallery), k1, k2, blend)
     size = {"height": height, "width": width, "batch_size": batch_size}
     query_QD = embed_samples(embed, data.query, name="embed query", **size)
     known = embed if isinstance(embed, Embedder) else None

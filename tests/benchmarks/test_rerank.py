@@ -23,6 +23,11 @@ def test_the_dense_form_gives_the_distances_of_ours():
     assert np.abs(ours - dense).max() < 1e-5
 
 
+def test_lists_are_those_of_a_sort():
+    differing, off = rerank.differing_lists(rerank.draw(300, 32))
+    assert differing == 0 and off < 1e-6
+
+
 def test_a_form_is_measured_on_the_features_of_a_file(tmp_path):
     drawn = rerank.draw(300, 32)
     ids = {"query_pids": drawn.query_ids.pids, "gallery_pids": drawn.gallery_ids.pids}

@@ -197,6 +197,22 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_read(flags, caps
     assert "usage: python -m training.evaluate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k1": 999}, "got k1 999 for .* crops in all"),
+        ({"k1": 5}, "got k2 6 with k1 5"),
+        ({"k1": 9, "blend": -0.1}, "got blend -0.1"),
+    ],
+)
+def test_a_re_ranking_that_cannot_be_is_refused_before_anything_is_embedded(drawn, settings, message):
+    def embed(crops):
+        raise AssertionError("embedded")
+
+    with pytest.raises(ValueError, match=message):
+        evaluate(embed, read_dataset(drawn), rerank=True, **SIZE, **settings)
+
+
 def test_the_command_refuses_a_folder_that_is_neither(drawn, tmp_path):
     assert "wanted a checkpoint folder made by training.run" in refusal_of(tmp_path / "typo", "--data", drawn)
 
