@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-ind
 
 .PHONY: serve test check fmt demo lock clean
 serve: .venv/serve.done ; @exec $(BIN)/python -m service
-test: .venv/dev.done ; $(MAKE) --no-print-directory check && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: .venv/dev.done ; $(BIN)/python -m tests.console.install_chromium && $(MAKE) --no-print-directory check && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 check: .venv/dev.done ; $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 fmt: .venv/dev.done ; $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 demo: .venv/dev.done ; $(BIN)/python -m benchmarks.end_to_end

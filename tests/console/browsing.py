@@ -10,17 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+from playwright.sync_api import Browser, sync_playwright
 
 START_S, LOOK_S = 60, 0.1
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "service" / "console" / "samples"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+MISSING = "got no Chromium, wanted one for the tests of the console: as root, apt-get install chromium"
 SANDBOX = [] if os.geteuid() else ["--no-sandbox"]  # it refuses to start for root
 
 
@@ -30,10 +28,8 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def open_browser(path: str) -> Iterator["Browser"]:
+def open_browser(path: str) -> Iterator[Browser]:
     """Start one browser, which ends with the block."""
-    from playwright.sync_api import sync_playwright  # not at the top: without it the tests are skipped, not broken
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=SANDBOX)
         yield browser

@@ -1,16 +1,14 @@
 """Fixtures of the console's tests: one browser for all of them, a running service, and a page that is watched."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
-from tests.console.browsing import SAMPLES, Service, chromium, open_browser
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+from tests.console.browsing import MISSING, SAMPLES, Service, chromium, open_browser
 
 TIMEOUT_MS = 30_000
 KEY = "a-key-for-this-test"
@@ -18,18 +16,17 @@ HAVE_KEY = f"sessionStorage.setItem('reid-api-key', '{KEY}')"
 
 
 @pytest.fixture(name="browser", scope="session")
-def browser_fixture() -> Iterator["Browser"]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+def browser_fixture() -> Iterator[Browser]:
     path = chromium()
     if path is None:
-        pytest.skip("no Chromium found: apt-get install chromium")
-    playwright.expect.set_options(timeout=TIMEOUT_MS)
+        (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(MISSING)
+    expect.set_options(timeout=TIMEOUT_MS)
     with open_browser(path) as browser:
         yield browser
 
 
 @pytest.fixture(name="service")
-def service_fixture(browser: "Browser", tmp_path: Path) -> Iterator[Service]:
+def service_fixture(browser: Browser, tmp_path: Path) -> Iterator[Service]:
     """A service of the test's own, with nobody enrolled."""
     service = Service(tmp_path)
     service.start()
@@ -38,7 +35,7 @@ def service_fixture(browser: "Browser", tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.fixture(name="keyed", scope="session")
-def keyed_fixture(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def keyed_fixture(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service that wants a key, with two people, for every test that asks nothing of what else is enrolled."""
     service = Service(tmp_path_factory.mktemp("keyed"), REID_API_KEYS=KEY)
     service.start()
@@ -55,12 +52,12 @@ def keyed_fixture(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(name="open_page")
-def open_page_fixture(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
+def open_page_fixture(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens pages in tabs of their own; afterwards none may have stumbled over its script or its own policy."""
     troubles: list[str] = []
     contexts = []
 
-    def open_page(url: str, *, has_key: bool = False, **options: object) -> "Page":
+    def open_page(url: str, *, has_key: bool = False, **options: object) -> Page:
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         if has_key:

@@ -10,7 +10,7 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.console.browsing import ROOT, SAMPLES, Service, chromium, open_browser
+from tests.console.browsing import MISSING, ROOT, SAMPLES, Service, chromium, open_browser
 
 FOLDER = ROOT / "docs" / "screenshots"
 SIZES = {"desktop": {"width": 1200, "height": 820}, "phone": {"width": 390, "height": 800}}
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     """Writes <page>-<size>-<theme>.png for every page, at both sizes, in both themes."""
     path = chromium()
     if path is None:
-        raise SystemExit("got no Chromium, wanted the distribution's: apt-get install chromium")
+        raise SystemExit(MISSING)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, open_browser(path) as browser:
         service = Service(Path(place))

@@ -3,10 +3,9 @@
 import base64
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.console.browsing import SAMPLES
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright").expect
 
 CARRIED = """(content) => {
     const carried = new DataTransfer();

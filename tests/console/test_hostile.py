@@ -2,12 +2,11 @@
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from service.manifest import Thresholds
 from tests.console.browsing import SAMPLES
 from tests.console.conftest import KEY
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright").expect
 
 MODULE = "/console/metrics.js"  # a page of the same origin that costs nothing to open
 MARKUP = "<img src=x onerror=alert(1)>"

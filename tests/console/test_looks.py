@@ -1,14 +1,13 @@
 """What the console weighs, asks for, and how well it serves those who use no mouse or no eyes."""
 
-import os
-from pathlib import Path
+from importlib.resources import files
 
 import pytest
 
-from tests.console.browsing import ROOT, SAMPLES
+from tests.console.browsing import SAMPLES
 
 CONSOLE = SAMPLES.parent
-AXE = Path(os.environ.get("AXE_CORE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
+AXE = files("axe_playwright_python") / "axe.min.js"
 MOST_BYTES = 300_000
 SMALL, LARGE = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
 RUN_AXE = """() => axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations
@@ -63,7 +62,6 @@ def ways(page):
     yield "identity"
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --no-save axe-core")
 @pytest.mark.parametrize(("scheme", "size"), [("light", LARGE), ("dark", SMALL)], ids=["light-large", "dark-small"])
 def test_axe_finds_no_serious_fault(keyed, open_page, scheme, size):
     page = open_page(keyed.url, has_key=True, color_scheme=scheme, viewport=size)

@@ -8,12 +8,11 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from gallery.entry import NewEntry
 from gallery.local import LocalGallery
 from tests.service.conftest import DIM, write_tiny
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright").expect
 
 pytestmark = pytest.mark.skipif(not os.environ.get("CONSOLE_MANY"), reason="minutes long: set CONSOLE_MANY=1")
 FILES, IDENTITIES, BATCH = 1000, 100_000, 1000

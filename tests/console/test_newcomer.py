@@ -1,9 +1,7 @@
 """A newcomer's whole way through the console, in a real browser, against the bundled model."""
 
 import httpx
-import pytest
-
-expect = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright").expect
+from playwright.sync_api import expect
 
 
 def turn_to(page, name):
