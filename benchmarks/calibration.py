@@ -2,13 +2,14 @@
 
     python -m benchmarks.calibration service/model --data Market-1501 --features features.npz --json calibration.json
 
-`--features` keeps the embeddings (made once: an hour on a slow CPU). One split, drawn by seed, is calibrated in full, each half
+`--features` keeps the embeddings for the next time. One split, drawn by seed, is calibrated in full, each half
 for the other; then many random splits say how often the observed rate is within a factor of two of the asked one. The splits
 overlap, so their spread is a description of this set of people, not an interval.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ from training.progress import progress
 
 
 def features(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns embeddings [N, D], pids [N] and camids [N] of the crops that calibrate would take, kept in a file."""
+    """Returns embeddings [N, D], pids [N] and camids [N] of the crops that calibrate would take; kept where a file is named."""
     chosen = calibrate.choose(dataset.read_dataset(args.data), trained_on="")
     ids = evaluate.ids_of(chosen.samples)
-    if not args.features.exists():
-        embed, manifest = calibrate.open_artefact(args.artefact)
+    if args.features is None or not args.features.exists():
+        embed, manifest = evaluate.artefact_embedder(args.artefact)
         size = {side: manifest["input"][side] for side in ("height", "width")}
-        rows = embed_samples(embed, chosen.samples, **size, batch_size=32, name="embed")
-        np.savez(args.features, embeddings=rows.astype(np.float16), pids=ids.pids, model_id=manifest["model_id"])
+        rows = embed_samples(embed, chosen.samples, **size, batch_size=32, name="embed").astype(np.float16)
+        if args.features is not None:
+            np.savez(args.features, embeddings=rows, pids=ids.pids, model_id=manifest["model_id"])
+        return rows, ids.pids, ids.camids
     kept = np.load(args.features)
     if not np.array_equal(kept["pids"], ids.pids):
         raise SystemExit(f"{args.features}: got embeddings of other crops, wanted those of {args.data}; remove it")
@@ -70,15 +73,15 @@ def many(people: People, num: int, seed: int) -> list[dict[str, float]]:
     return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Try thresholds on people they were not made from.")
     parser.add_argument("artefact", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True, help="embeddings, kept here")
+    parser.add_argument("--features", type=Path, help="keep the embeddings here, or take those that are")
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     embeddings, pids, camids = features(args)
     drawn = np.random.default_rng(args.seed).permutation(np.unique(pids))
     is_first = np.isin(pids, drawn[: len(drawn) // 2])

@@ -4,7 +4,7 @@ const KEY = "reid-api-key"; // kept by the tab, gone with it
 const PROBE_MS = 1500;
 const SANE_KEY = /^[\x21-\x7e]+$/;
 
-// key-wanted (detail: whether one was wrong), key-given, gone, back, changed (the gallery), gallery-known (detail: its stats)
+// key-wanted (detail: whether one was wrong), key-given, gone, back, changed (the gallery), gallery-known (detail: its stats), calibrated
 export const events = new EventTarget();
 let keyWanted = null;
 let isGone = false;

@@ -1,13 +1,15 @@
 // Health: what is ready, what it does right now, and what it is made of.
 
-import { call, json } from "./api.js";
+import { call, events, json } from "./api.js";
+import { calibrate } from "./calibrate.js";
 import { histogram } from "./histogram.js";
 import { gauge, increase, mean, parse, quantile } from "./metrics.js";
-import { calibrationOf } from "./thresholds.js";
+import { calibrationOf, rateWords } from "./thresholds.js";
 import { byId, complain, h, number, svg } from "./ui.js";
 
 const EVERY_MS = 2000;
 const KEPT = 60; // readings: two minutes
+const FEWEST = 15; // readings that a chart is wide, however few there are yet
 const OVER = 5; // a figure speaks of the last five readings, ten seconds
 const [WIDTH, HEIGHT] = [240, 60];
 const readings = []; // [{ at, samples }]
@@ -30,14 +32,18 @@ function values(chart) {
 
 // One stroke for every run of values; a gap where nothing was measured.
 function strokes(line, top) {
-  const step = WIDTH / (KEPT - 2);
+  const step = WIDTH / (Math.max(FEWEST, line.length) - 1);
   const left = WIDTH - (line.length - 1) * step;
   const runs = [[]];
   line.forEach((value, index) => {
     if (value === null) runs.push([]);
     else runs.at(-1).push(`${(left + index * step).toFixed(1)},${(HEIGHT - 3 - (value / top) * (HEIGHT - 8)).toFixed(1)}`);
   });
-  return runs.filter((run) => run.length).map((run) => svg("polyline", { points: (run.length === 1 ? [run[0], run[0]] : run).join(" ") }));
+  return runs.filter((run) => run.length).flatMap((run) => {
+    const points = (run.length === 1 ? [run[0], run[0]] : run).join(" ");
+    const [first, last] = [run[0], run.at(-1)].map((point) => point.split(",")[0]);
+    return [svg("polygon", { class: "under", points: `${first},${HEIGHT} ${points} ${last},${HEIGHT}` }), svg("polyline", { points })];
+  });
 }
 
 function draw(chart) {
@@ -46,7 +52,7 @@ function draw(chart) {
   const known = line.filter((value) => value !== null);
   const top = Math.max(1, ...known);
   const words = now === null ? "idle" : `${number(now, chart.digits)} ${chart.unit}`;
-  const most = known.length ? `at most ${number(Math.max(...known), chart.digits)} in two minutes` : "nothing yet";
+  const most = known.length ? `at most ${number(Math.max(...known), chart.digits)}` : "nothing yet";
   const graph = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, ...strokes(line, top));
   return h("div", { class: "card chart" }, h("h2", {}, chart.title), h("p", { class: "now" }, words), graph, h("p", { class: "hint" }, most));
 }
@@ -85,7 +91,7 @@ function thresholdTable(model) {
   if (!calibration) return [h("p", { class: "hint" }, "This model has no calibration: every search needs a threshold of its own.")];
   const rows = calibration.rates.map(([rate, cosine]) => {
     const usual = Math.abs(cosine - calibration.default) < 1e-9 ? " (used)" : "";
-    return h("tr", {}, h("td", {}, `${number(100 * rate, 2)} %, 1 in ${number(1 / rate)}`), h("td", { class: "figure" }, `${cosine.toFixed(3)}${usual}`));
+    return h("tr", {}, h("td", {}, rateWords(rate)), h("td", { class: "figure" }, `${cosine.toFixed(3)}${usual}`));
   });
   const head = h("tr", {}, h("th", { scope: "col" }, "Strangers accepted"), h("th", { scope: "col" }, "From cosine"));
   const facts = `Used unless a search says otherwise: ${calibration.default.toFixed(3)}. Two identities over it and nearer than ${calibration.margin.toFixed(3)} are ambiguous.`;
@@ -130,7 +136,10 @@ async function tick() {
   if (!byId("health").hidden) timer = setTimeout(tick, EVERY_MS);
 }
 
-export function start() {}
+export function start() {
+  byId("calibrate").addEventListener("click", () => calibrate().catch(complain));
+  events.addEventListener("calibrated", () => showFacts().catch(complain));
+}
 
 export async function show() {
   clearTimeout(timer);

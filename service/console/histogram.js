@@ -1,6 +1,6 @@
 // The calibration's histogram: how alike crops of one person are, and crops of two.
 
-import { h, number, svg } from "./ui.js";
+import { count, h, svg } from "./ui.js";
 
 const [WIDTH, HEIGHT] = [300, 90];
 const LOWEST = -0.5; // hardly a pair is less alike
@@ -14,7 +14,7 @@ function outline(counts, { from, step }, name) {
 }
 
 // Both heights are shares of their own kind: there are far more pairs of strangers.
-export function histogram({ histogram: bins, threshold, source, identities }) {
+export function histogram({ histogram: bins, threshold, identities }) {
   const at = (WIDTH * (threshold - LOWEST)) / (1 - LOWEST);
   const graph = svg(
     "svg",
@@ -30,5 +30,5 @@ export function histogram({ histogram: bins, threshold, source, identities }) {
     h("span", { class: "genuine" }, "one person"),
     h("span", { class: "bound" }, `threshold ${threshold.toFixed(3)}`),
   );
-  return h("div", {}, graph, key, h("p", { class: "hint" }, `Pairs of crops by cosine, from ${LOWEST} to 1. ${source}, ${number(identities)} identities.`));
+  return h("div", {}, graph, key, h("p", { class: "hint" }, `Pairs of crops of ${count(identities, "identity", "identities")} by cosine, from ${LOWEST} to 1.`));
 }

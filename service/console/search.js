@@ -17,6 +17,7 @@ const state = {
   entryId: null, // asked instead of crops
   isFarChosen: false, // else the model's own threshold holds
   calibration: null,
+  isOutdated: false, // what is shown was decided by thresholds of before
   stats: null,
   readFilters: () => ({}),
   under: null, // the search under way, to be called off by the next
@@ -180,6 +181,7 @@ export function start() {
     byId("far").focus();
     run();
   });
+  events.addEventListener("calibrated", () => Object.assign(state, { calibration: null, isFarChosen: false, isOutdated: true }));
   events.addEventListener("gallery-known", ({ detail }) => learn(detail).catch(complain));
 }
 
@@ -191,4 +193,7 @@ export async function show(detail) {
     run({ isAsked: true });
   }
   if (!state.calibration) await showCalibration();
+  if (!state.isOutdated) return;
+  state.isOutdated = false;
+  await run();
 }

@@ -38,6 +38,11 @@ export function oneIn(rate, noun = "") {
   return `About 1 ${noun} in ${number(Math.round(times / size) * size)}`;
 }
 
+// 0.001 -> "0.1 %, 1 in 1,000"
+export function rateWords(rate) {
+  return `${(100 * rate).toLocaleString("en", { maximumFractionDigits: 4 })} %, 1 in ${number(1 / rate)}`;
+}
+
 // One search compares with everybody, so its own rate grows with the gallery.
 export function meaning(rate, cosine, identities) {
   const words = `Compared with one person: a cosine of ${cosine.toFixed(3)} is enough.`;

@@ -9,15 +9,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 START_S, LOOK_S = 60, 0.1
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "service" / "console" / "samples"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+RUN_AXE = """() => axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations
+    .filter((one) => ['serious', 'critical'].includes(one.impact))
+    .map((one) => [one.id, one.nodes.map((node) => node.html + ': ' + node.failureSummary)]))"""
 MISSING = "got no Chromium, wanted one for the tests of the console: as root, apt-get install chromium"
 SANDBOX = [] if os.geteuid() else ["--no-sandbox"]  # it refuses to start for root
 
@@ -34,6 +38,13 @@ def open_browser(path: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=SANDBOX)
         yield browser
         browser.close()
+
+
+def serious_faults(page: Page) -> object:
+    """What axe-core finds wrong for those who use no mouse or no eyes, as the page stands."""
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
+    return page.evaluate(RUN_AXE)
 
 
 def free_port() -> int:

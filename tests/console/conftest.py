@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.console.browsing import MISSING, SAMPLES, Service, chromium, open_browser
 
 TIMEOUT_MS = 30_000
-KEY = "a-key-for-this-test"
+KEY, READER = "a-key-for-this-test", "another-that-may-only-read"
 HAVE_KEY = f"sessionStorage.setItem('reid-api-key', '{KEY}')"
 
 
@@ -37,7 +37,7 @@ def service_fixture(browser: Browser, tmp_path: Path) -> Iterator[Service]:
 @pytest.fixture(name="keyed", scope="session")
 def keyed_fixture(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service that wants a key, with two people, for every test that asks nothing of what else is enrolled."""
-    service = Service(tmp_path_factory.mktemp("keyed"), REID_API_KEYS=KEY)
+    service = Service(tmp_path_factory.mktemp("keyed"), REID_API_KEYS=KEY, REID_READ_ONLY_KEYS=READER)
     service.start()
     for pid, number in (("Fay", 6), ("Gus", 12)):
         for camera in ("entrance", "hall"):

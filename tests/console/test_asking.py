@@ -38,6 +38,22 @@ def test_a_crop_is_searched_when_it_is_dropped_and_another_when_it_is_pasted(pag
     expect(page.locator(".asked-crop")).to_have_count(1)
 
 
+def test_the_switch_shows_the_order_by_cosine_beside_the_re_ranked_one(page):
+    page.set_input_files("#query", SAMPLES / "person-06-garden.jpg")
+    page.locator(".match-card").first.wait_for()
+    switch = page.get_by_role("switch", name="Re-rank, and compare both orders")
+    switch.press("Space")
+    orders = page.locator(".order")
+    expect(orders).to_have_count(2)
+    assert orders.locator("h2").all_inner_texts() == ["By cosine", "Re-ranked"]
+    plain, reranked = (orders.nth(number).locator(".pid").all_inner_texts() for number in range(2))
+    assert plain[0] == "Fay" and sorted(plain) == sorted(reranked)
+    expect(orders.nth(1).locator(".move")).to_have_count(len(plain))
+    expect(page.locator("#took")).to_contain_text("re-ranking")
+    switch.press("Space")
+    expect(page.locator(".match-card")).to_have_count(len(plain))
+
+
 def test_a_stranger_is_accepted_once_the_slider_allows_more_and_not_from_a_camera_left_out(page):
     page.set_input_files("#query", SAMPLES / "person-22-garden.jpg")
     expect(page.locator("#verdict")).to_contain_text("under the threshold")

@@ -26,7 +26,7 @@ def give(page, key):
 
 def test_a_wrong_key_is_told_and_the_right_one_lasts_as_long_as_the_tab(keyed, open_page):
     page = open_page(keyed.url)
-    give(page, "wrong")
+    give(page, MARKUP.replace(" ", "/"))
     expect(page.locator("#key-problem")).to_have_text("The service does not know that key.")
     give(page, "schlüssel")
     expect(page.locator("#key-problem")).to_have_text("A key has neither spaces nor letters beyond ASCII.")
@@ -36,6 +36,9 @@ def test_a_wrong_key_is_told_and_the_right_one_lasts_as_long_as_the_tab(keyed, o
     page.reload()
     expect(page.locator("#facts")).to_contain_text("identities")
     assert page.evaluate("Object.keys(localStorage).length + document.cookie.length") == 0
+    other = page.context.new_page()  # another tab of the same browser
+    other.goto(keyed.url)
+    expect(other.locator("#key-form")).to_be_visible()
 
 
 def test_markup_in_every_field_and_file_name_is_shown_as_it_is_and_never_run(keyed, open_page):
@@ -60,7 +63,9 @@ def test_markup_in_every_field_and_file_name_is_shown_as_it_is_and_never_run(key
     page.get_by_text("Filters").click()
     page.get_by_label("Not cameras").fill(MARKUP)
     page.get_by_label("Not cameras").press("Enter")
-    expect(page.locator(".chip")).to_contain_text(MARKUP)
+    page.get_by_label("Only cameras").fill(ESCAPES)
+    page.get_by_label("Only cameras").press("Enter")
+    assert [chip.strip(" ×") for chip in page.locator(".chip").all_inner_texts()] == [ESCAPES, MARKUP]
 
     page.locator(".match-card .pid").first.click()
     page.get_by_role("dialog").get_by_role("heading", name=MARKUP).wait_for()
@@ -75,6 +80,21 @@ def test_markup_in_every_field_and_file_name_is_shown_as_it_is_and_never_run(key
     page.get_by_role("button", name="Erase this identity").click()
     page.get_by_role("button", name=f"Erase {ESCAPES}").click()
     expect(page.locator("#notice-words")).to_contain_text(f"{ESCAPES} is erased: 1 entry")
+
+
+def test_markup_in_an_address_or_a_folders_name_is_shown_as_it_is_and_never_run(keyed, open_page, tmp_path):
+    page = open_page(f"{keyed.url}/#gallery/{MARKUP}", has_key=True)
+    expect(page.locator("#notice-words")).to_contain_text(MARKUP)
+    (tmp_path / "people" / MARKUP).mkdir(parents=True)
+    (tmp_path / "people" / "Fay").mkdir()
+    for pid in (MARKUP, "Fay"):
+        (tmp_path / "people" / pid / "a.jpg").write_bytes(b"no picture")
+    page.get_by_role("link", name="Enroll", exact=True).click()
+    page.set_input_files("#folder", tmp_path / "people")
+    expect(page.locator("#named")).to_have_text(f"2 identities: {MARKUP}, Fay.")
+    page.get_by_role("button", name="Enroll 2 crops").click()
+    expect(page.locator("#progress-words")).to_have_text("2 failed")
+    expect(page.locator("#sent")).to_contain_text(MARKUP)
 
 
 def test_the_page_reckons_thresholds_as_the_service_does(keyed, open_page):

@@ -1,18 +1,12 @@
 """What the console weighs, asks for, and how well it serves those who use no mouse or no eyes."""
 
-from importlib.resources import files
-
 import pytest
 
-from tests.console.browsing import SAMPLES
+from tests.console.browsing import SAMPLES, serious_faults
 
 CONSOLE = SAMPLES.parent
-AXE = files("axe_playwright_python") / "axe.min.js"
 MOST_BYTES = 300_000
 SMALL, LARGE = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
-RUN_AXE = """() => axe.run(document, {resultTypes: ['violations']}).then((found) => found.violations
-    .filter((one) => ['serious', 'critical'].includes(one.impact))
-    .map((one) => [one.id, one.nodes.map((node) => node.html + ': ' + node.failureSummary)]))"""
 
 
 def test_no_module_is_long_and_all_files_together_are_light():
@@ -65,8 +59,7 @@ def ways(page):
 @pytest.mark.parametrize(("scheme", "size"), [("light", LARGE), ("dark", SMALL)], ids=["light-large", "dark-small"])
 def test_axe_finds_no_serious_fault(keyed, open_page, scheme, size):
     page = open_page(keyed.url, has_key=True, color_scheme=scheme, viewport=size)
-    page.evaluate(AXE.read_text())
-    assert {way: found for way in ways(page) if (found := page.evaluate(RUN_AXE))} == {}
+    assert {way: found for way in ways(page) if (found := serious_faults(page))} == {}
 
 
 def test_every_page_fits_a_telephone_and_asks_its_own_service_alone(keyed, open_page):

@@ -3,6 +3,8 @@
 import httpx
 from playwright.sync_api import expect
 
+from tests.console.browsing import SAMPLES
+
 
 def turn_to(page, name):
     page.get_by_role("navigation").get_by_role("link", name=name).click()
@@ -49,6 +51,31 @@ def test_a_newcomer_fills_searches_changes_and_finds_all_again_after_a_restart(s
     expect(page.locator("#identities .tile")).to_have_count(4)
     assert page.locator("#identities .pid").all_inner_texts() == ["Ada", "Cleo", "Dev", "Eve"]
     assert httpx.get(f"{service.url}/gallery/identities/Ada").json()["identity"]["entries"] == 2
+
+
+def test_what_failed_while_the_service_was_gone_is_retried_once_it_is_back(service, open_page):
+    page = open_page(f"{service.url}/#enroll")
+    expect(page.get_by_role("heading", name="Nobody is enrolled yet")).to_be_visible()
+    page.set_input_files("#files", SAMPLES / "person-06-hall.jpg")
+    page.get_by_label("Name of the identity").fill("Ada")
+    service.stop()
+    page.get_by_role("button", name="Enroll 1 crop").click()
+    expect(page.locator("#sent .failed")).to_contain_text("The service does not answer.")
+    service.start()
+    expect(page.locator("#notice")).to_contain_text("The service answers again.")
+    page.get_by_role("button", name="Retry 1 failed").click()
+    expect(page.locator("#progress-words")).to_have_text("1 enrolled")
+    page.set_input_files("#files", SAMPLES / "person-06-hall.jpg")
+    page.get_by_role("button", name="Enroll 1 crop").click()
+    expect(page.locator("#sent .duplicate")).to_contain_text("stood already, as entry 1")
+
+
+def test_an_empty_gallery_says_how_to_fill_it_and_a_name_nobody_bears_is_told(service, open_page):
+    page = open_page(f"{service.url}/#gallery")
+    page.get_by_role("button", name="Enroll five drawn people").click()
+    expect(page.locator("#identities .tile")).to_have_count(5)
+    page.get_by_label("Names beginning with").fill("Z")
+    expect(page.get_by_text("No identity's name begins like this.")).to_be_visible()
 
 
 def rename(page, old, new):
