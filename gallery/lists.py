@@ -27,21 +27,23 @@ class Lists:
         self.cosine = np.full((num, k), -np.inf, np.float32)
         self._waiting: list[Candidates] = []
 
-    def offer(self, cosines: Floats, start: int, pool: ThreadPoolExecutor) -> None:
-        """Takes in, of crops start .. start+R-1 and all from start on, [R, N - start], whoever may still be listed.
+    def offer(self, cosines: Floats, start: int, first: int, pool: ThreadPoolExecutor) -> None:
+        """Takes in, of crops start .. start+R-1 and later ones from `first` on, [R, n], whoever may still be listed.
 
-        A row serves the list of its own crop, a column beyond the first R the list of the later one. Tiles of rows that stay in
-        cache are looked through two at a time.
+        A row serves the list of its own crop, a column that of its, unless it is one of the R. Tiles of rows that stay in cache
+        are looked through two at a time.
         """
         num, k = len(cosines), self.index.shape[1]
-        bars = self.cosine[start:, -1].copy()  # one after the other in memory: comparing takes half the time
-        later, later_bars = cosines[:, num:], bars[num:]
-        if num >= k and (later_bars == -np.inf).any():  # at first, when the lists say nothing
-            later_bars = np.maximum(later_bars, np.nextafter(_kth_at_least(later.T, k), np.float32(-np.inf)))
+        bars = self.cosine[:, -1].copy()  # one after the other in memory: comparing takes half the time
+        later = max(first, start + num)
+        beyond, beyond_bars = cosines[:, later - first :], bars[later : first + cosines.shape[1]]
+        if num >= k and (beyond_bars == -np.inf).any():  # at first, when the lists say nothing
+            beyond_bars = np.maximum(beyond_bars, np.nextafter(_kth_at_least(beyond.T, k), np.float32(-np.inf)))
 
         def reaching(rows: slice) -> Candidates:
-            own = _reaching_rows(cosines[rows], bars[rows], k, start + rows.start, start)
-            return _joined(own, _reaching_columns(later[rows], later_bars, start + num, start + rows.start))
+            target = start + rows.start
+            own = _reaching_rows(cosines[rows], bars[target : start + rows.stop], k, target, first)
+            return _joined(own, _reaching_columns(beyond[rows], beyond_bars, later, target))
 
         self._waiting.extend(pool.map(reaching, tiles(cosines)))
         # Merged when as many wait as there are places: memory is bounded and sorting is rare.

@@ -67,13 +67,10 @@ def find_neighbours(
     block = max(num, block_bytes // 4)  # cosines
     buffer = np.empty(min(block, num * num), np.float32)
     with ThreadPoolExecutor(2) as pool:
-        for start, stop in blocks(len(query), num, block):
-            cosines = _cosines(query, gallery, start, stop, buffer)
-            if cross is not None and start < len(query):
-                cross[start:stop] = cosines[:, len(query) - start :]
-            np.fill_diagonal(cosines, np.inf)  # the crop itself: always first
-            _lower(lowest, cosines, start, pool)
-            lists.offer(cosines, start, pool)
+        for start, stop in _runs(len(query), num, block):
+            for first, cosines in _products(query, gallery, start, stop, buffer, cross):
+                _lower(lowest, cosines, start, first, pool)
+                lists.offer(cosines, start, first, pool)
             if progress is not None:
                 progress(stop - start)
     lists.merge()
@@ -94,19 +91,19 @@ def pair_cosines(
     return cosines
 
 
-def _lower(lowest: Floats, cosines: Floats, start: int, pool: ThreadPoolExecutor) -> None:
-    """Lowers each crop's lowest cosine [N] to what is in the cosines of crops start .. start+R-1 and all from start on."""
-    own, later = lowest[start : start + len(cosines)], lowest[start + len(cosines) :]
+def _lower(lowest: Floats, cosines: Floats, start: int, first: int, pool: ThreadPoolExecutor) -> None:
+    """Lowers each crop's lowest cosine [N] to what is in the cosines [R, n] of crops from start on to crops from first on."""
+    own, others = lowest[start : start + len(cosines)], lowest[first : first + cosines.shape[1]]
 
     def lows(rows: slice) -> tuple[slice, Floats, Floats]:
-        return rows, cosines[rows].min(axis=1), cosines[rows, len(cosines) :].min(axis=0)
+        return rows, cosines[rows].min(axis=1), cosines[rows].min(axis=0)
 
     for rows, of_rows, of_columns in pool.map(lows, tiles(cosines)):
         np.minimum(own[rows], of_rows, out=own[rows])
-        np.minimum(later, of_columns, out=later)
+        np.minimum(others, of_columns, out=others)
 
 
-def blocks(num_query: int, num: int, block: int) -> Iterator[tuple[int, int]]:
+def _runs(num_query: int, num: int, block: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of runs of crops whose cosines fit a block; none crosses from the query to the gallery."""
     for first, last in ((0, num_query), (num_query, num)):
         start = first
@@ -116,17 +113,24 @@ def blocks(num_query: int, num: int, block: int) -> Iterator[tuple[int, int]]:
             start = stop
 
 
-def _cosines(query: Floats, gallery: Floats, start: int, stop: int, buffer: Floats) -> Floats:
-    """Cosines [stop - start, N - start] of crops start .. stop-1 to each other and to all later ones, in the buffer."""
-    num_query = len(query)
-    width = num_query + len(gallery) - start
-    cosines = buffer[: (stop - start) * width].reshape(stop - start, width)
-    rows = query[start:stop] if start < num_query else gallery[start - num_query : stop - num_query]
-    in_query = max(0, num_query - start)
-    if in_query:
-        np.matmul(rows, query[start:].T, out=cosines[:, :in_query])
-    np.matmul(rows, gallery[max(0, start - num_query) :].T, out=cosines[:, in_query:])
-    return cosines
+def _products(
+    query: Floats, gallery: Floats, start: int, stop: int, buffer: Floats, cross: Floats | None
+) -> Iterator[tuple[int, Floats]]:
+    """Cosines of crops start .. stop-1 to each other and all later ones: of their own set, then of queries to the gallery.
+
+    Each with the number of its first column; in the buffer, and those of queries and gallery in cross, if there is one.
+    """
+    num_query, num = len(query), stop - start
+    own, before = (query, 0) if start < num_query else (gallery, num_query)
+    rows, later = own[start - before : stop - before], own[stop - before :]
+    cosines = buffer[: num * (num + len(later))].reshape(num, -1)
+    np.matmul(rows, rows.T, out=cosines[:, :num])  # of one array with itself BLAS computes half
+    np.matmul(rows, later.T, out=cosines[:, num:])
+    np.fill_diagonal(cosines, np.inf)  # the crop itself: always first
+    yield start, cosines
+    if start < num_query:
+        across = buffer[: num * len(gallery)].reshape(num, -1) if cross is None else cross[start:stop]
+        yield num_query, np.matmul(rows, gallery.T, out=across)
 
 
 def take(query: Floats, gallery: Floats, numbers: Ints | NDArray[np.int32]) -> Floats:

@@ -164,6 +164,12 @@ def test_other_number_types_are_taken_and_arguments_left_alone(rng):
     assert all(np.array_equal(one, copy) for one, copy in zip(wide, copies, strict=True))
 
 
+def test_a_set_is_re_ranked_against_itself(rng):
+    crops = clustered(rng, 60)
+    assert rerank(crops, crops, k1=8, k2=3) == pytest.approx(rerank(crops, crops.copy(), k1=8, k2=3), abs=1e-6)
+    assert np.diagonal(rerank(crops, crops, k1=8, k2=3)).max() < rerank(crops, crops, k1=8, k2=3).mean()
+
+
 def test_progress_reports_every_crop(rng):
     done = []
     prepare(clustered(rng, 10), clustered(rng, 50), progress=done.append)
