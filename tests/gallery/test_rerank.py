@@ -166,8 +166,8 @@ def test_other_number_types_are_taken_and_arguments_left_alone(rng):
 
 def test_a_set_is_re_ranked_against_itself(rng):
     crops = clustered(rng, 60)
-    assert rerank(crops, crops, k1=8, k2=3) == pytest.approx(rerank(crops, crops.copy(), k1=8, k2=3), abs=1e-6)
-    assert np.diagonal(rerank(crops, crops, k1=8, k2=3)).max() < rerank(crops, crops, k1=8, k2=3).mean()
+    found = rerank(crops, crops, k1=8, k2=3)  # one array, not two that are equal
+    assert found.argmin(axis=1).tolist() == list(range(60))
 
 
 def test_progress_reports_every_crop(rng):
