@@ -29,7 +29,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gallery import neighbours, rerank
 from training import metrics
@@ -108,6 +107,8 @@ def public_form(features: Features) -> Iterator[np.ndarray]:
 
 def public_faiss_form(features: Features) -> Iterator[np.ndarray]:
     """Jaccard distances as the package fastreid computes them of features, with FAISS on the CPU."""
+    import torch  # here alone: the others' memory is to be their own
+
     both = torch.from_numpy(np.concatenate([features.query, features.gallery]))
     jaccard = import_module("fastreid.utils.compute_dist").compute_jaccard_distance(both, search_option=3)
     num_query = len(features.query)

@@ -137,7 +137,9 @@ def reranked(query: Floats, shortlist: Shortlist, rerank: Rerank, *, k: int) -> 
     found = shortlist.found
     if not len(found):
         return SearchResult((), found.entries, found.identities)
-    rows = np.concatenate([query[np.newaxis], widened(shortlist.rows)])
+    rows = np.empty((1 + len(shortlist.rows), len(query)), np.float32)
+    rows[0] = query
+    widen(shortlist.rows, rows[1:])
     jaccard = 1 - overlaps(rows, k1=rerank.k1, k2=rerank.k2).astype(np.float64)
     distances = _pooled(shortlist, jaccard, rerank.blend)
     order = np.argsort(distances, kind="stable")[:k].tolist()
@@ -205,13 +207,14 @@ def _mutual(closest: Ids) -> tuple[NDArray[np.bool_], Words]:
     return listed[:, :num], np.packbits(listed, axis=1, bitorder="little").view(np.uint64).T.copy()
 
 
-def widened(halves: Halves) -> Floats:
-    """The same finite numbers in float32: their bits, moved, and the exponent set right; a tenth of astype's time."""
-    bits = halves.view(np.int16).astype(np.int32) << 13  # the sign goes along, into bits 28 to 31
+def widen(halves: Halves, out: Floats) -> None:
+    """Writes the same finite numbers in float32: their bits, moved, and the exponent set right; a fifth of astype's time.
+
+    Nothing as large is allocated on the way: touching fresh memory may take ten times as long as the arithmetic.
+    """
+    bits = np.left_shift(halves.view(np.int16), 13, out=out.view(np.int32), dtype=np.int32)  # the sign too, into bits 28 to 31
     bits &= ~0x70000000
-    numbers: Floats = bits.view(np.float32)
-    numbers *= np.float32(2.0**112)  # float32 counts exponents from 127, float16 from 15
-    return numbers
+    out *= np.float32(2.0**112)  # float32 counts exponents from 127, float16 from 15
 
 
 def _pooled(shortlist: Shortlist, jaccard: NDArray[np.float64], blend: float) -> NDArray[np.float64]:

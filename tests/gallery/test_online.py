@@ -11,7 +11,7 @@ from gallery import rerank as whole_set
 from gallery.entry import Filter
 from gallery.errors import InvalidRequest
 from gallery.local import LocalGallery
-from gallery.online import Rerank, overlaps, widened
+from gallery.online import Rerank, overlaps, widen
 
 POOLS = [("entry", "max", 1), ("identity", "max", 1), ("identity", "mean", None), ("identity", "best", 3)]
 SMALL = Rerank(k1=5, k2=3, shortlist=30)
@@ -78,7 +78,9 @@ def test_the_order_of_the_rows_does_not_matter(rng):
 def test_every_finite_half_keeps_its_value_and_sign_in_float32():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
-    assert np.array_equal(widened(halves).view(np.int32), halves.astype(np.float32).view(np.int32))
+    found = np.full((2, len(halves)), np.nan, np.float32)
+    widen(halves, found[1])
+    assert np.array_equal(found[1].view(np.int32), halves.astype(np.float32).view(np.int32)) and np.isnan(found[0]).all()
 
 
 def at_degrees(new, pid, angle):
