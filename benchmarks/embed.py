@@ -120,11 +120,14 @@ def openvino_work(artefact: Path, crops: np.ndarray, *, hint: str, threads: int)
     return work
 
 
-def torchreid_work(crops: np.ndarray) -> Work:
-    """Returns one call of torchreid's extractor; it downloads its weights where they are not cached."""
-    from torchreid.utils import FeatureExtractor  # type: ignore[import-not-found]  # optional
+def torchreid_work(crops: np.ndarray, weights: str) -> Work:
+    """Returns one call of torchreid's extractor; without a file of weights it downloads its own."""
+    try:
+        from torchreid.reid.utils import FeatureExtractor  # type: ignore[import-not-found]  # optional; as PyPI has it
+    except ModuleNotFoundError:
+        from torchreid.utils import FeatureExtractor  # type: ignore[import-not-found]  # as its repository has it
 
-    extract = FeatureExtractor(model_name="osnet_x1_0", device="cpu", verbose=False)
+    extract = FeatureExtractor(model_name="osnet_x1_0", model_path=weights, device="cpu", verbose=False)
     listed = list(crops)
 
     def work() -> float:
@@ -157,7 +160,11 @@ def cases_of(args: argparse.Namespace, batch_size: int) -> dict[str, Work]:
         config = checkpoint.load_facts(args.checkpoint).config
         crops = drawn_crops(batch_size, height=config.height, width=config.width)
         others |= torch_cases(args.checkpoint, crops, with_compile=args.compile)
-    return cases | others | {OSNET: lazily(partial(torchreid_work, drawn_crops(batch_size, height=256, width=128)))}
+    return (
+        cases
+        | others
+        | {OSNET: lazily(partial(torchreid_work, drawn_crops(batch_size, height=256, width=128), args.osnet_weights))}
+    )
 
 
 def case_name(artefact: Path, facts: dict[str, Any]) -> str:
@@ -194,6 +201,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--artefact", type=Path, action="append", metavar="DIR", help="exported model, repeatable (the bundled one)"
     )
     parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder: the same network in torch")
+    parser.add_argument("--osnet-weights", default="", metavar="FILE", help="of torchreid's OSNet, where it cannot download them")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="N", help="(1 2 4 8 16)")
     parser.add_argument("--threads", type=int, default=granted_cores(), metavar="N", help="of every runtime (every granted core)")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="interleaved rounds, of which medians are told (7)")
