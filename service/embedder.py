@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import ArtefactRefused, InferenceFailed
-from service.ladder import CPU_LADDER, ladder_of
+from service.ladder import CPU_LADDER, batch_of, ladder_of
 from service.manifest import MODEL_NAME, ModelInfo, read_manifest
 from service.providers import Choice, start_best
 from service.session import Runner, open_runner, read_model
@@ -43,6 +43,10 @@ class Embeds(Protocol):
     def provider(self) -> str:
         """What computes, for people: a provider name."""
 
+    @property
+    def batch_max(self) -> int:
+        """Most crops that should come at once."""
+
     def embed(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Map uint8 [B, H, W, 3] RGB to float32 [B, D], rows of unit length."""
 
@@ -66,7 +70,7 @@ class Embedder:
 
     def __init__(self, model: ModelInfo, run: Runner, provider: str, batch_max: int = CPU_LADDER[-1]) -> None:
         self.model, self.provider, self._run = model, provider, run
-        self.batch_max = batch_max  # crops that the runtime takes at once; more are cut
+        self.batch_max = batch_max
 
     @classmethod
     def open(cls, folder: Path, *, provider: str = "auto", threads: int = 0, batch_max: int = 0) -> "Embedder":
@@ -90,7 +94,8 @@ class Embedder:
             return open_runner(path, content, model, choice, threads=threads or granted_cores(), ladder=ladder)
 
         choice, run = start_best(provider, start, precision=model.precision)
-        embedder = cls(model, run, choice.providers[0], ladder_of(is_gpu=choice.is_gpu, batch_max=batch_max)[-1])
+        suits = batch_of(is_gpu=choice.is_gpu, threads=threads or granted_cores())
+        embedder = cls(model, run, choice.providers[0], batch_max or suits)
         check_output(path, embedder)
         return embedder
 

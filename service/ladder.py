@@ -6,6 +6,11 @@ CPU_LADDER = (1, 2, 4, 8)  # two batches of 8 are as fast as one of 16, and need
 GPU_BATCH_MAX = 64
 
 
+def batch_of(*, is_gpu: bool, threads: int) -> int:
+    """Give how many crops suit one pass: as many as each core of a CPU takes at once, on each."""
+    return GPU_BATCH_MAX if is_gpu else CPU_LADDER[-1] * threads
+
+
 def ladder_of(*, is_gpu: bool, batch_max: int) -> tuple[int, ...]:
     """Give the sizes that are run for batches of at most `batch_max` crops; 0 takes what suits the device.
 

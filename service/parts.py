@@ -129,7 +129,7 @@ def assemble(
     pipeline = Pipeline(
         embedder,
         telemetry,
-        batch_max=settings.batch_max,
+        batch_max=embedder.batch_max,
         queue_max=settings.queue_max,
         max_wait_s=settings.batch_wait_ms / 1000,
         max_pixels=settings.max_pixels,

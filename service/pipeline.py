@@ -179,7 +179,10 @@ class Pipeline:
 
     async def _prepare_all(self, raw: Sequence[RawCrop], keep: bool) -> list[Prepared | ServiceError]:
         """Decode one request's crops, as many at once as there are threads: the next request gets its turn soon."""
-        loop, lanes = asyncio.get_running_loop(), asyncio.Semaphore(self._decode_threads)
+        loop = asyncio.get_running_loop()
+        if len(raw) == 1:  # what trackers send, hundreds a second: without a task and a semaphore
+            return [await loop.run_in_executor(self.decoders, self._prepare, raw[0], keep)]
+        lanes = asyncio.Semaphore(self._decode_threads)
 
         async def prepare(crop: RawCrop) -> Prepared | ServiceError:
             async with lanes:

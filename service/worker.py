@@ -1,10 +1,13 @@
 """One thread that runs one call at a time; unlike an executor's it can be seen to be dead and replaced, and holds no exit up."""
 
 import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+LOOK_S = 1.0  # between two looks at a thread whose result is waited for
 
 R = TypeVar("R")
 Call = tuple[Future[R], Callable[[], R]]
@@ -25,6 +28,7 @@ class Worker(Generic[R]):
         self._calls: SimpleQueue[Call[R] | None] = SimpleQueue()
         # A daemon: a process that is told to stop must not wait for a call that hangs.
         self._thread = threading.Thread(target=serve, args=(self._calls,), name=self._name, daemon=True)
+        weakref.finalize(self, self._calls.put, None)  # a worker that nobody holds any more ends its thread
         self._thread.start()
 
     @property
@@ -37,6 +41,12 @@ class Worker(Generic[R]):
         self._last = Future(), call
         self._calls.put(self._last)
         return self._last[0]
+
+    def result(self, future: "Future[R]") -> R:
+        """Wait in another thread than the event loop's for the last call's result; a thread that died under it is replaced."""
+        while not wait({future}, timeout=LOOK_S).done:
+            self.revive()
+        return future.result()
 
     def revive(self) -> bool:
         """Replace a dead thread: a call that it had not begun is run after all, one that it died in fails.

@@ -99,6 +99,7 @@ class FakeEmbedder:
     before: Callable[[int], None] = lambda size: None
     thresholds: Thresholds | None = Thresholds(0.9, 0.02, ((0.001, 0.9), (0.1, 0.5)), "drawn")
     provider: str = "fake"
+    batch_max: int = 16
 
     @property
     def model(self) -> ModelInfo:

@@ -1,6 +1,7 @@
 """Loading artefacts and running them."""
 
 import logging
+import threading
 
 import numpy as np
 import onnx
@@ -10,6 +11,8 @@ from onnx import TensorProto
 
 from service.embedder import Embedder, RowsNotFinite, check_output, embed_each, granted_cores
 from service.errors import ArtefactRefused, InferenceFailed, SettingRefused
+from service.manifest import read_manifest
+from service.session import SessionRunner
 
 CROPS = np.random.default_rng(3).integers(0, 256, size=(33, 32, 16, 3), dtype=np.uint8)
 
@@ -191,3 +194,44 @@ def test_without_a_quota_every_core_is_granted(tmp_path, quota):
     if quota:
         (tmp_path / "cpu.max").write_text(quota)
     assert granted_cores(tmp_path) == granted_cores(tmp_path / "nowhere") >= 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 6, 7, 33])
+def test_rows_come_back_in_order_however_many_cores_share_a_batch(tiny, embedder, threads, count):
+    shared = Embedder.open(tiny, provider="cpu", threads=threads)
+    assert np.abs(shared.embed(CROPS[:count]) - embedder.embed(CROPS[:count])).max() < 1e-6
+
+
+def test_what_one_part_of_a_batch_raises_fails_the_batch_and_not_the_next(tiny):
+    shared = Embedder.open(tiny, provider="cpu", threads=3)
+    for wrong in (CROPS[:, :16], CROPS[:, :, :8]):
+        with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+            shared.embed(wrong)
+    assert shared.embed(CROPS).shape == (33, 16)
+
+
+def test_the_cores_share_a_batch_and_not_a_crop_alone(tiny):
+    used = []
+
+    class Recording:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self, outputs, feed):
+            (crops,) = feed.values()
+            used.append((self.name, len(crops), threading.current_thread().name))
+            return [np.zeros((len(crops), 16), np.float32)]
+
+    run = SessionRunner(Recording("together"), read_manifest(tiny), apart=Recording("apart"), cores=2)
+    run(CROPS[:3])
+    assert [one[:2] for one in used] == [("together", 2), ("together", 1)]
+    used.clear()
+    run(CROPS[:16])
+    assert sorted(one[:2] for one in used) == [("apart", 8), ("apart", 8)]
+    assert {name for _, _, name in used} == {threading.current_thread().name, "inference 2"}
+
+
+@pytest.mark.parametrize(("threads", "asked", "found"), [(1, 0, 8), (3, 0, 24), (3, 5, 5)])
+def test_as_many_crops_suit_a_pass_as_its_cores_take_at_once(tiny, threads, asked, found):
+    assert Embedder.open(tiny, provider="cpu", threads=threads, batch_max=asked).batch_max == found

@@ -88,3 +88,19 @@ def test_a_thread_that_died_idle_is_replaced_and_works(worker):
     end(worker)
     assert worker.revive()
     assert worker.run(lambda: 2).result(timeout=10) == 2
+
+
+def test_whoever_waits_for_a_result_replaces_a_thread_that_died_under_it(worker):
+    end(worker)
+    assert worker.result(worker.run(lambda: 3)) == 3
+    with pytest.raises(TimeoutError, match="of the call's own"):
+        worker.result(worker.run(lambda: (_ for _ in ()).throw(TimeoutError("of the call's own"))))
+
+
+def test_a_worker_that_nobody_holds_ends_its_thread():
+    worker = Worker("forgotten")
+    thread = worker._thread
+    assert worker.run(lambda: 3).result(timeout=10) == 3
+    del worker
+    thread.join(timeout=10)
+    assert not thread.is_alive()
