@@ -33,9 +33,9 @@ from exporter.parity import drawn_crops
 from service.embedder import Embedder
 from service.errors import ServiceError
 
-CLIENTS = (1, 8, 32)
+CLIENTS = (1, 8, 32, 64)  # the last: a batch waits whenever one runs
 PER_REQUEST = 8  # crops of a request with several
-ARRIVALS = (0.5, 0.8, 1.2)  # of the rate that 32 clients got
+ARRIVALS = (0.5, 0.8, 1.2)  # of the rate that the most clients got
 BARE_SIZES = (1, 8, 16)
 
 Row = dict[str, float]
@@ -185,9 +185,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--artefact", type=Path, default=Path("service/model"), metavar="DIR", help="exported model (the bundled one)"
     )
-    parser.add_argument("--batch-max", type=int, nargs="+", default=[16], metavar="N", help="REID_BATCH_MAX of the services (16)")
+    parser.add_argument(
+        "--batch-max", type=int, nargs="+", default=[0], metavar="N", help="REID_BATCH_MAX of the services (0: what suits)"
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the runtime (every granted core)")
-    parser.add_argument("--num-crops", type=int, default=256, metavar="N", help="crops of each case and round (256)")
+    parser.add_argument("--num-crops", type=int, default=1024, metavar="N", help="crops of each case and round (1024)")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="X", help="of the bare runtime, each size and time (0.5)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which medians are told (3)")
     parser.add_argument("--quick", action="store_true", help="one round of 32 crops")
@@ -195,8 +197,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.quick:
         args.rounds, args.num_crops, args.seconds = 1, 32, 0.0
-    if min(args.rounds, args.num_crops, *args.batch_max) < 1 or args.threads < 0:
-        parser.error("got rounds, crops or batches below 1, or threads below 0")
+    if min(args.rounds, args.num_crops) < 1 or min(args.threads, *args.batch_max) < 0:
+        parser.error("got rounds or crops below 1, or threads or batches below 0")
     return args
 
 
