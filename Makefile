@@ -4,13 +4,14 @@ BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable
 COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --python-version 3.11
 
-.PHONY: serve test check fmt demo lock clean
+.PHONY: serve test check fmt demo lock audit clean
 serve: .venv/serve.done ; @exec $(BIN)/python -m service
 test: .venv/dev.done ; $(BIN)/python -m tests.console.install_chromium && $(MAKE) --no-print-directory check && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 check: .venv/dev.done ; $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 fmt: .venv/dev.done ; $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 demo: .venv/dev.done ; $(BIN)/python -m benchmarks.end_to_end
 lock: .venv/dev.done ; $(COMPILE) --upgrade pyproject.toml --extra cpu --extra train --extra export --extra dev --output-file constraints.txt
+audit: .venv/bin/python ; $(BIN)/uv tool run pip-audit --requirement constraints.txt --disable-pip --no-deps --strict
 clean: ; rm -rf .venv build *.egg-info
 
 .venv/bin/python:
