@@ -58,7 +58,7 @@ async def domain_error(request: Request, error: Exception) -> Response:
     """Answer a ServiceError or a GalleryError by the table."""
     status, code = status_and_code(type(error))
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    if isinstance(error, Overloaded) and error.retry_after_s is not None:
+    if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return error_answer(request, status=status, code=code, message=str(error), headers=headers)
 

@@ -18,7 +18,7 @@ ServiceError
   CalibrationUnderWay    409   one is made at a time
   TooFewPeople           422   too few identities are enrolled to calibrate on
   RangeNotSatisfiable    416   a part of a file that it does not have
-  Overloaded             503   no room; carries the seconds after which to try again, where they are known
+  Overloaded             503   no room; carries the seconds after which to try again
   ModelNotReady          503   the last forward pass failed, or none has ended for too long
   DeadlineExceeded       504   the request took longer than it may
   ClientGone             499   the caller hung up; nobody reads this answer
@@ -106,11 +106,11 @@ class RangeNotSatisfiable(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue is full; `retry_after_s` estimates when it will not be."""
+    """There is no room; `retry_after_s` estimates when there will be, and is the least that makes sense where nothing tells."""
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s  # None where nothing tells
+        self.retry_after_s = retry_after_s
 
 
 class ModelNotReady(ServiceError):

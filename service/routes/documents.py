@@ -38,6 +38,7 @@ EMBEDDING: Errors = (
     errors.TooManyCrops,
     errors.UndecodableImage,
     errors.InferenceFailed,
+    errors.ModelNotReady,
     errors.DeadlineExceeded,
 )
 SEARCHING: Errors = (*READING, gallery.GpuFailed, gallery.GalleryClosed, errors.DeadlineExceeded)
@@ -46,7 +47,7 @@ VECTORS: Errors = (gallery.DimensionMismatch, gallery.NotUnitLength)
 UNEXPECTED = {"internal_error": "Something unexpected went wrong; the log has the details."}
 ERROR_HEADERS: Mapping[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"description": "Always Bearer.", "schema": {"type": "string"}}},
-    503: {"Retry-After": {"description": "With overloaded: seconds until there will be room.", "schema": {"type": "integer"}}},
+    503: {"Retry-After": {"description": "With overloaded: seconds until there may be room.", "schema": {"type": "integer"}}},
 }
 MODEL_HEADER = {"X-Model-ID": {"description": "Which model answered.", "schema": {"type": "string"}}}
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "One .npy file: float32 [N, D], when Accept asks for it."}

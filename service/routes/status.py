@@ -18,7 +18,7 @@ from service.errors import ModelNotReady, status_and_code
 from service.health import free_bytes, replaced
 from service.parts import Parts
 from service.routes.common import READS, PartsDep, model_header, only
-from service.routes.documents import MODEL_HEADER, OPEN, READING, refusals, success
+from service.routes.documents import MODEL_HEADER, OPEN, READING, meaning, refusal, refusals, success
 from service.routes.examples import ALIVE, MODEL, READY
 from service.schemas import LiveAnswer, ModelAnswer, NoQuery, ReadyAnswer
 
@@ -28,7 +28,13 @@ router = APIRouter(tags=["service"])
 METRICS_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 MODEL_DOCS = refusals(*READING) | success(200, "The model, and what runs it.", example=MODEL, headers=MODEL_HEADER)
 LIVE_DOCS = refusals(*OPEN) | success(200, "The process answers.", example=ALIVE)
-READY_DOCS = refusals(*OPEN, ModelNotReady) | success(200, "Every part is ready.", example=READY)
+UNREADY = {  # by the code of the first part that is not ready; `parts` beside the error has what each of them says
+    "model_not_ready": meaning(ModelNotReady),
+    "gallery_not_ready": "The gallery is closed, or its files were removed or replaced.",
+    "store_full": meaning(StoreFull),
+    "store_unavailable": meaning(StoreUnavailable),
+}
+READY_DOCS = refusals(*OPEN) | {503: refusal(503, UNREADY)} | success(200, "Every part is ready.", example=READY)
 METRICS_DOCS = refusals(*READING) | success(200, "Prometheus text.", content=METRICS_TEXT)
 
 MODEL_REPLACED = "ready; on the disk {} changed since: the loaded model goes on, restart the service to use another"

@@ -117,22 +117,33 @@ class FakeEmbedder:
 
 
 @functools.cache
-def documented() -> dict[str, set[str]]:
-    """The statuses that the OpenAPI document gives to every operation."""
+def documented() -> dict[str, dict[str, set[str]]]:
+    """The statuses that the OpenAPI document gives to every operation, and the codes of errors."""
     paths = create_app(Settings(_env_file=None)).openapi()["paths"]
-    return {call["operationId"]: set(call["responses"]) for methods in paths.values() for call in methods.values()}
+    calls = [call for methods in paths.values() for call in methods.values()]
+    return {call["operationId"]: {status: codes_of(answer) for status, answer in call["responses"].items()} for call in calls}
+
+
+def codes_of(answer: dict[str, Any]) -> set[str]:
+    """The codes that an error's description gives."""
+    return set(answer["content"].get("application/json", {}).get("examples", {}))
 
 
 def watched(app: FastAPI) -> Callable[[Any, Any, Any], Coroutine[Any, Any, None]]:
-    """The application, of which no call may answer a status that the document does not give it."""
+    """The application, of which no call may answer a status or an error's code that the document does not give it."""
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
+        status = ""
+
         async def check(message: Any) -> None:
+            nonlocal status
             call = getattr(scope.get("route"), "name", None)
-            if message["type"] == "http.response.start" and call in documented():
-                status = str(message["status"])
-                known = documented()[call] | {"405", "499"}  # a method that is none of the operation's; what nobody reads
-                assert status in known, f"{call} answered {status}, which is not documented"
+            status = str(message.get("status", status))
+            if call in documented() and status not in ("405", "499"):  # a method that is none of its own; what nobody reads
+                assert status in documented()[call], f"{call} answered {status}, which is not documented"
+                if message["type"] == "http.response.body" and status >= "400":
+                    code = json.loads(message["body"])["error"]["code"]
+                    assert code in documented()[call][status], f"{call} answered {status} {code}, which is not documented"
             await send(message)
 
         await app(scope, receive, check)

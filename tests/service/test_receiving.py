@@ -228,9 +228,9 @@ def test_what_is_no_request_passes():
     assert asyncio.run(main()) == ["lifespan"]
 
 
-def test_bodies_beyond_the_limit_are_refused_and_not_told_a_time_that_nobody_knows(serving, fake, pictures):
+def test_bodies_beyond_the_limit_are_refused_and_told_the_least_time_that_makes_sense(serving, fake, pictures):
     client = serving(embed=fake(), max_bodies_mb=0.0001)
     answer = client.post("/embed", files={"crops": pictures(1)})
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "overloaded"
-    assert "retry-after" not in answer.headers
+    assert answer.headers["retry-after"] == "1"
     assert client.get("/readyz").status_code == 200
