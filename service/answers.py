@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +19,7 @@ from service.errors import DOMAIN_ERRORS, Overloaded, status_and_code
 
 NPY = "application/x-npy"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+QUALITY = re.compile(r"q=([01](?:\.\d{0,3})?)")
 
 
 def json_answer(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -31,6 +33,19 @@ def npy_answer(rows: npt.NDArray[np.float32], *, headers: Mapping[str, str] | No
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(rows, dtype="<f4"), allow_pickle=False)
     return Response(buffer.getvalue(), media_type=NPY, headers=headers)
+
+
+def wants_npy(accept: str) -> bool:
+    """Tell whether an Accept header names npy, and JSON with no higher quality."""
+    qualities = dict(map(quality_of, accept.lower().split(",")))
+    return 0 < qualities.get(NPY, 0.0) >= qualities.get("application/json", 0.0)
+
+
+def quality_of(media_range: str) -> tuple[str, float]:
+    """Split one part of an Accept header into its type and its quality, which is 1 where it makes no sense."""
+    kind, *parameters = (part.strip() for part in media_range.split(";"))
+    found = [QUALITY.fullmatch(parameter) for parameter in parameters]
+    return kind, next((float(one[1]) for one in found if one), 1.0)
 
 
 def encoded(row: npt.NDArray[np.float32], encoding_format: str) -> object:

@@ -6,7 +6,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from service.answers import NPY, encoded, json_answer, npy_answer
+from service.answers import NPY, encoded, error_answer, json_answer, npy_answer, wants_npy
 from service.errors import InvalidRequest, error_item
 from service.intake import read_intake, require_crops
 from service.pipeline import Embedded
@@ -48,15 +48,15 @@ async def embed_crops(request: Request, query: Annotated[EmbedQuery, Query()], p
         for index, outcome in enumerate(outcomes)
     ]
     errors = failures(outcomes)
-    wants_npy = NPY in request.headers.get("accept", "")
     content = {"model_id": parts.model.model_id, "dim": parts.model.dim, "results": results}
     if len(errors) == len(outcomes):
         return all_failed(request, parts, errors, content)
-    if not wants_npy:
+    if not wants_npy(request.headers.get("accept", "")):
         return json_answer(content, headers=model_header(parts))
     if errors:
         bad = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Embedded)]
-        raise InvalidRequest(f"crops {bad} failed, the first: {errors[0]}; npy is all or nothing, JSON gives the others")
+        message = f"crops {bad} failed, the first: {errors[0]}; npy is all or nothing, JSON gives the others"
+        return error_answer(request, status=422, code="invalid_request", message=message, headers=model_header(parts))
     rows = np.stack([outcome.embedding for outcome in outcomes if isinstance(outcome, Embedded)])
     return npy_answer(rows, headers=model_header(parts))
 

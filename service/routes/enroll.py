@@ -107,7 +107,8 @@ async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts
     errors = failures(outcomes)
     if len(errors) == len(outcomes):
         return all_failed(request, parts, errors, {"results": shown(outcomes, [])})
-    return created(parts, await commit(parts, outcomes, key=key, fingerprint=order.fingerprint), replayed=False)
+    body, replayed = await commit(parts, outcomes, key=key, fingerprint=order.fingerprint)
+    return created(parts, body, replayed=replayed)
 
 
 def created(parts: Parts, body: bytes, *, replayed: bool) -> Response:
@@ -247,21 +248,26 @@ def entry_of(parts: Parts, content: object) -> Outcome:
         return error
 
 
-async def commit(parts: Parts, outcomes: Sequence[Outcome], *, key: str | None, fingerprint: str) -> bytes:
-    """Enroll the good ones in one durable transaction and render the answer; the key remembers it."""
+async def commit(parts: Parts, outcomes: Sequence[Outcome], *, key: str | None, fingerprint: str) -> tuple[bytes, bool]:
+    """Enroll the good ones in one durable transaction; the key remembers the answer.
+
+    Returns:
+        The answer, and whether it is the one of a simultaneous request with the same key, which came first.
+    """
+    rendered: list[bytes] = []
 
     def answer(enrolled: list[Enrolled]) -> bytes:
-        return orjson.dumps({"model_id": parts.model.model_id, "results": shown(outcomes, enrolled)})
+        rendered.append(orjson.dumps({"model_id": parts.model.model_id, "results": shown(outcomes, enrolled)}))
+        return rendered[-1]
 
     new = [outcome for outcome in outcomes if isinstance(outcome, NewEntry)]
     remember = None if key is None else Remember(key=key, fingerprint=fingerprint, answer=answer)
     started = time.perf_counter()
     enrolled = await parts.write(parts.gallery.enroll, new, space_id=parts.model.space_id, remember=remember)
     parts.telemetry.commit_seconds.observe(time.perf_counter() - started)
-    if key is None:
-        return answer(enrolled)
-    # Of two simultaneous repeats one has enrolled; both send the answer that was remembered then.
-    return await parts.write(parts.gallery.recall, key, fingerprint) or answer(enrolled)
+    if key is not None and not rendered:  # of two simultaneous repeats one has enrolled; both send what was remembered then
+        return await parts.write(parts.gallery.recall, key, fingerprint) or answer(enrolled), True
+    return rendered[-1] if rendered else answer(enrolled), False
 
 
 def shown(outcomes: Sequence[Outcome], enrolled: Sequence[Enrolled]) -> list[dict[str, Any]]:

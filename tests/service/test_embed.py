@@ -87,6 +87,27 @@ def test_npy_out_holds_the_floats_of_the_list(client, pictures):
     assert np.array_equal(rows, rows_of(client.post("/embed", files=sent)))
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_npy"),
+    [
+        ("application/x-npy", True),
+        ("Application/X-NPY; q=0.5", True),
+        ("application/json, application/x-npy", True),
+        ("application/x-npy;q=0.5, application/json;q=0.4, */*;q=0.1", True),
+        ("application/x-npy;q=0.5, application/json", False),
+        ("application/json, application/x-npy;q=0", False),
+        ("application/x-npy;q=0.0", False),
+        ("application/x-npyz", False),
+        ("application/x-npy;q=often", True),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_npy_is_answered_to_who_prefers_it_to_json(client, pictures, accept, is_npy):
+    answer = client.post("/embed", files=files(pictures(1)), headers={"accept": accept})
+    assert answer.headers["content-type"] == ("application/x-npy" if is_npy else "application/json")
+
+
 def test_a_bad_crop_fails_alone(client, pictures, expected):
     answer = client.post("/embed", files=files(pictures(1), b"text", pictures(2)))
     results = answer.json()["results"]
@@ -105,6 +126,7 @@ def test_when_every_crop_fails_so_does_the_request(client):
 def test_npy_out_is_all_or_nothing(client, pictures):
     answer = client.post("/embed", files=files(pictures(1), b"text"), headers={"accept": "application/x-npy"})
     assert answer.status_code == 422 and "crops [1] failed" in answer.json()["error"]["message"]
+    assert answer.headers["x-model-id"] == client.get("/model").json()["model_id"]
 
 
 def test_text_that_is_no_base64_fails_its_crop_alone(client, pictures):

@@ -305,6 +305,7 @@ def test_simultaneous_repeats_enroll_once_and_get_one_answer(client, pictures):
 
     answers = client.run(all_at_once())
     assert len({answer.content for answer in answers}) == 1 and results_of(answers[0])[0]["duplicate"] is False
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
     assert client.get("/gallery/stats").json()["entries"] == 1
 
 
