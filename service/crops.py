@@ -68,8 +68,6 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse a picture by its announced size."""
     if width * height > max_pixels:
         raise ImageTooLarge(f"got {width} x {height} = {width * height} pixels, wanted at most {max_pixels}; send the crop alone")
-    if not width * height:
-        raise UndecodableImage(f"got {width} x {height} pixels, wanted at least one; send a crop")
 
 
 def check_scans(jpeg: bytes) -> None:

@@ -14,7 +14,7 @@ from gallery.local import LocalGallery
 from service.access import Access, read_access
 from service.calibration import Calibration, InUse
 from service.embedder import Embedder, Embeds, granted_cores
-from service.errors import DeadlineExceeded, StartupError
+from service.errors import DeadlineExceeded
 from service.health import Marks, check_room, marks_of
 from service.intake import Limits
 from service.manifest import ModelInfo
@@ -103,8 +103,6 @@ def open_gallery(settings: Settings, model: ModelInfo) -> LocalGallery:
         )
     except GalleryLocked as error:
         raise GalleryLocked(f"{error}; a gallery has one process: no --workers, one service a folder") from None
-    except OSError as error:
-        raise StartupError(f"{settings.gallery}: got {error.strerror}, wanted a folder to write; set REID_GALLERY") from None
 
 
 def progress_line(clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:

@@ -21,7 +21,9 @@ BUNDLED_MODEL = Path(__file__).parent / "model"
 class Settings(BaseSettings):
     """Every knob; built once by `python -m service` or by a test, and passed down as an argument."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback only with keys.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
@@ -150,10 +152,14 @@ def read_settings() -> Settings:
     """Build the settings from the environment and .env.
 
     Raises:
-        SettingRefused: with the first setting that is wrong: what was got and what was wanted.
+        SettingRefused: with the first setting that is wrong: what was got and what was wanted; or a .env that is no text.
     """
     try:
         return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingRefused(
+            f"{ENV_FILE}: got {error}, wanted a readable file of settings in UTF-8; mend it or remove it"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()

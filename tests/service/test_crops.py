@@ -116,6 +116,12 @@ def test_an_announced_size_over_the_limit_is_refused_before_decoding(side):
         crops.decode(png_header(side, side), max_pixels=LIMIT)
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_a_picture_without_pixels_is_refused(size):
+    with pytest.raises(UndecodableImage, match="wanted a whole JPEG, PNG, WebP or BMP picture"):
+        crops.decode(png_header(*size), max_pixels=LIMIT)
+
+
 def test_a_header_within_the_limit_and_nothing_behind_it_is_refused():
     with pytest.raises(UndecodableImage):
         crops.decode(png_header(10, 10), max_pixels=LIMIT)

@@ -15,10 +15,10 @@ import httpx
 import numpy as np
 import pytest
 
-from gallery.errors import GalleryLocked, StoreError
+from gallery.errors import GalleryLocked, StoreUnavailable
 from gallery.local import LocalGallery
 from service.__main__ import listen, main
-from service.errors import SettingRefused, StartupError
+from service.errors import SettingRefused
 from service.parts import open_gallery
 
 ROOT = Path(__file__).parent.parent.parent
@@ -215,6 +215,15 @@ def test_sigterm_waits_for_no_connection_that_says_nothing(start):
         assert server.stop() == -signal.SIGTERM
 
 
+def test_ctrl_c_ends_it_without_an_error_and_the_gallery_is_free(start, tmp_path):
+    server = start(REID_PROT="1")
+    server.url()
+    assert server.stop(signal.SIGINT) == 0
+    assert any("REID_PROT is no setting and is ignored; did you mean REID_PORT?" in line for line in server.log)
+    assert not any("Traceback" in line for line in server.log)
+    LocalGallery.open(tmp_path / "gallery", space_id="5" * 64, dim=16).close()
+
+
 def test_https_is_served_with_a_certificate(start, pair):
     url = start(REID_TLS_CERT=str(pair["tls_cert"]), REID_TLS_KEY=str(pair["tls_key"])).url()
     assert url.startswith("https://")
@@ -225,6 +234,7 @@ def test_https_is_served_with_a_certificate(start, pair):
     [
         ({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY: got 4, wanted 1: one process owns a gallery; unset it"),
         ({"REID_PORT": "http"}, "cannot start: REID_PORT: "),
+        ({"REID_DEADLINE_S": "inf"}, "REID_DEADLINE_S: Input should be a finite number, got 'inf'"),
         ({"REID_CALIBRATION": "Makefile"}, "Makefile: got broken JSON"),
         ({"REID_MODEL": "/nowhere"}, "/nowhere/manifest.json: got No such file or directory, wanted an artefact folder"),
     ],
@@ -232,6 +242,14 @@ def test_https_is_served_with_a_certificate(start, pair):
 def test_a_wrong_setting_stops_the_start_with_one_line(start, settings, words):
     refusal = start(**settings).refusal()
     assert words in refusal and refusal.splitlines()[-1].startswith("cannot start: ") and "Traceback" not in refusal
+
+
+def test_an_env_file_that_is_no_text_stops_the_start_with_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / ".env").write_bytes(b"REID_PORT=\xff\n")
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cannot start: .env: got ") and "wanted a readable file of settings in UTF-8" in line
 
 
 def test_the_calibration_beside_the_model_is_served(start):
@@ -254,7 +272,7 @@ def test_a_gallery_in_use_is_refused(settings, fake):
 
 def test_a_gallery_that_cannot_be_made_is_refused(settings, fake, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises((StoreError, StartupError), match="file"):
+    with pytest.raises(StoreUnavailable, match="file/gallery cannot be used: .*check the path and its rights"):
         open_gallery(settings.model_copy(update={"gallery": tmp_path / "file" / "gallery"}), fake().model)
 
 

@@ -23,6 +23,10 @@ def test_help_names_every_setting_and_its_default():
         {"provider": "tpu"},
         {"log_format": "xml"},
         {"threads": -1},
+        {"deadline_s": float("inf")},
+        {"min_free_mb": float("inf")},
+        {"receive_s": float("nan")},
+        {"max_body_mb": 300},  # more than all bodies together
     ],
 )
 def test_a_value_out_of_range_is_refused(change):
