@@ -1,7 +1,6 @@
 """What the routes share: access, strict parameters, and the way from a body to embeddings."""
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -94,10 +93,8 @@ async def hung_up(request: Request) -> None:
 async def drop(*tasks: asyncio.Task[Any]) -> None:
     """Cancel what still runs and wait until it has let go."""
     for task in tasks:
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def model_header(parts: Parts) -> dict[str, str]:

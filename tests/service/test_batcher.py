@@ -150,6 +150,28 @@ def test_waiting_for_more_makes_one_full_batch_of_two_callers():
     asyncio.run(main())
 
 
+def test_a_caller_whose_time_is_over_already_is_not_waited_for():
+    async def main():
+        now = iter(range(0, 10_000, 100))  # seconds pass between two looks
+        gate = Gate()
+        batcher = batcher_of(gate, max_wait_s=60.0, clock=lambda: float(next(now)))
+        batcher.start()
+        assert await ask(batcher, [1]) == [2]
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_batcher_that_was_never_started_closes_all_the_same():
+    async def main():
+        batcher = batcher_of(Gate())
+        await batcher.close()
+        with pytest.raises(Overloaded):
+            batcher.admit(1)
+
+    asyncio.run(main())
+
+
 def test_waiting_for_more_ends_when_its_time_is_over():
     async def main():
         batcher = batcher_of(Gate(), max_wait_s=0.001)

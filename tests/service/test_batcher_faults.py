@@ -49,6 +49,28 @@ def test_who_shares_a_batch_with_one_that_fails_is_served_all_the_same():
     assert isinstance(results[2], InferenceFailed) and failed == [4, 1]
 
 
+def test_a_caller_who_left_a_pass_that_fails_changes_nothing_for_the_next():
+    async def main():
+        gate = Gate(shut=True)
+
+        def run(batch):
+            if gate(batch) == [26]:
+                raise RuntimeError("unlucky")
+            return batch
+
+        batcher = batcher_of(run)
+        batcher.start()
+        leaving = await queued(batcher, [13])
+        await gate.until_entered()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        gate.open.set()
+        assert await ask(batcher, [1]) == [1]
+        await batcher.close()
+
+    asyncio.run(main())
+
+
 def test_a_caller_who_left_a_failed_batch_is_not_tried_again():
     async def main():
         gate = Gate(shut=True)

@@ -2,14 +2,15 @@
 
 import base64
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from gallery import bootstrap, calibration, pairs
-from service.calibration import draw_crops, find_calibration, read_calibration
-from service.errors import ArtefactRefused
+from service.calibration import PAGE, draw_crops, find_calibration, from_gallery, read_calibration
+from service.errors import ArtefactRefused, TooFewPeople
 from service.manifest import read_manifest
 from service.settings import BUNDLED_MODEL, Settings
 
@@ -115,6 +116,11 @@ def test_a_calibration_that_does_not_fit_is_refused_with_the_reason(fake, tmp_pa
     assert str(refused.value).startswith(str(path))
 
 
+def test_a_calibration_that_cannot_be_read_is_refused(fake, tmp_path):
+    with pytest.raises(ArtefactRefused, match="got Is a directory, wanted a calibration; remove it"):
+        find_calibration(tmp_path, None, fake().model)
+
+
 def test_a_service_does_not_start_with_another_models_calibration(serving, fake, own):
     own.write_text(json.dumps(CONTENT | {"model_id": "0" * 64}))
     with pytest.raises(ArtefactRefused, match="cosines of two models do not compare"):
@@ -162,6 +168,41 @@ def test_too_few_people_are_refused_with_their_number(serving, fake):
     refused = client.post("/calibration", params={"apply": True})
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "too_few_people")
     assert refused.json()["error"]["message"].startswith("got 19 enrolled identities that two cameras saw, wanted at least 20")
+
+
+class Shrinking:
+    """A gallery in which somebody deletes every entry of a camera that is not seen yet, after they were listed."""
+
+    def __init__(self, gallery, *, pid, camid):
+        self._gallery, self._pid, self._camid = gallery, pid, camid
+
+    def entries(self, **options):
+        page = self._gallery.entries(**options)
+        for entry in page.items:
+            if (entry.pid, entry.camid) == (self._pid, self._camid):
+                self._gallery.delete_entry(entry.entry_id)
+        return page
+
+    def embedding(self, entry_id):
+        return self._gallery.embedding(entry_id)
+
+
+def test_entries_deleted_meanwhile_take_no_part(serving, fake):
+    client = serving(embed=fake())
+    enroll(client, entries_of(21))
+    gallery = client.app.state.parts.gallery
+    made = from_gallery(Shrinking(gallery, pid="p3", camid="west"), fake().model, now=datetime.now(UTC))
+    assert made.content["crops"] == 21 * 4 - 2
+    with pytest.raises(TooFewPeople, match="got 19 enrolled identities"):
+        from_gallery(Shrinking(gallery, pid="p4", camid="east"), fake().model, now=datetime.now(UTC))
+
+
+def test_every_page_of_a_large_gallery_takes_part_but_for_entries_without_a_camera(serving, fake):
+    client = serving(embed=fake())
+    enroll(client, entries_of(21, crops=1))
+    nobody = [{"pid": "p0", "embedding": entries_of(1, seed=9)[0]["embedding"]} for _ in range(PAGE)]
+    enroll(client, nobody)
+    assert client.post("/calibration").json()["crops"] == 42
 
 
 def test_one_calibration_is_made_at_a_time(serving, fake):

@@ -14,6 +14,11 @@ def test_the_page_tells_no_other_site_anything(client):
     assert (headers["referrer-policy"], headers["cross-origin-opener-policy"]) == ("no-referrer", "same-origin")
 
 
+def test_the_page_carries_its_own_picture_and_no_other_is_there_to_ask_for(client):
+    assert client.get("/favicon.ico").status_code == 204
+    assert 'rel="icon" href="data:' in client.get("/").text
+
+
 def test_no_answer_is_taken_for_another_type_than_it_says(client):
     for path in ("/", "/console/app.js", "/console/style.css", "/gallery", "/nowhere", "/metrics"):
         assert client.get(path).headers["x-content-type-options"] == "nosniff"

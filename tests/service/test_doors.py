@@ -5,6 +5,7 @@ import json
 import resource
 import socket
 import ssl
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
@@ -182,6 +183,15 @@ def test_what_a_reader_took_counts_before_the_kernel_takes_more_in():
     assert in_kernel > 0 and taken == sorted(taken) and taken[-1] >= got / 2
 
 
+def test_where_the_kernel_does_not_tell_what_waits_here_counts(monkeypatch):
+    class Transport:
+        def get_write_buffer_size(self):
+            return 5
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert unread_bytes(Transport()) == 5
+
+
 def test_good_clients_are_served_among_many_that_say_nothing_or_trickle():
     async def main():
         async with running(Doors(connections=1000, patience_s=20.0)) as connect:
@@ -286,8 +296,10 @@ def test_a_tls_handshake_that_does_not_come_is_given_up_and_one_that_does_is_ser
 def test_connections_leave_descriptors_to_the_gallery():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
         limit = connection_limit()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        assert 1 <= limit <= max(1, soft - FILES_KEPT) and hard == before[1] and soft >= before[0]
+        assert 1 <= limit <= max(1, soft - FILES_KEPT) and hard == before[1] and soft >= 1000
+        assert connection_limit() == limit
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

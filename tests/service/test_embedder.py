@@ -118,6 +118,12 @@ def test_a_model_whose_rows_are_not_of_unit_length_is_refused(artefact, graph, t
         Embedder.open(artefact(tmp_path, model=graph(normalise=False).SerializeToString()))
 
 
+def test_a_runtime_that_returns_another_number_of_rows_fails_the_pass(embedder):
+    short = Embedder(embedder.model, lambda crops: np.ones((1, 16), np.float32), "none")
+    with pytest.raises(InferenceFailed, match=r"got float32 \(1, 16\), wanted \(33, 16\)"):
+        short.embed(CROPS)
+
+
 def test_rows_that_are_not_finite_fail_the_pass(embedder):
     broken = Embedder(embedder.model, lambda crops: np.full((len(crops), 16), np.nan, dtype=np.float32), "none")
     with pytest.raises(RowsNotFinite, match=r"not finite in rows \[0\] of 1"):

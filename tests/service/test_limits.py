@@ -7,8 +7,10 @@ import zlib
 
 import httpx
 import pytest
+from fastapi import Request
 
 from service.app import create_app
+from service.routes.common import hung_up
 
 
 def files(*contents):
@@ -187,6 +189,19 @@ def test_a_caller_who_hangs_up_takes_its_crops_off_the_queue(serving, without, p
         return waiting, answers[0]["status"]
 
     assert client.run(hang_up()) == (0, 499)
+
+
+def test_only_a_disconnect_is_taken_for_a_hang_up():
+    async def main():
+        messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b""}]
+
+        async def receive():
+            return messages.pop()
+
+        await hung_up(Request({"type": "http"}, receive))
+        return messages
+
+    assert asyncio.run(main()) == []
 
 
 def test_a_caller_who_hangs_up_while_sending_is_noticed(serving, fake):

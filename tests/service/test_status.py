@@ -5,14 +5,16 @@ import json
 import logging
 import math
 import re
+import sys
 import threading
 
 import anyio
 import numpy as np
 import pytest
 
+from service.middleware import RequestTrail
 from service.pipeline import STALE_S
-from service.telemetry import JsonLines, TextLines
+from service.telemetry import JsonLines, Telemetry, TextLines, configure_logging
 
 
 def test_the_model_is_described_with_what_runs_it(client):
@@ -222,6 +224,24 @@ def test_an_unexpected_error_gives_a_fixed_text_and_a_traceback_in_the_log(clien
     assert record.exc_info and record.fields == {"request_id": "r1"}
 
 
+def test_an_unexpected_error_behind_half_an_answer_breaks_it_off_and_is_in_the_log(caplog):
+    async def breaks(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("secret")
+
+    sent, telemetry = [], Telemetry()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with pytest.raises(RuntimeError, match="secret"):
+        asyncio.run(RequestTrail(breaks, telemetry)(scope, None, send))
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert "unexpected error" in caplog.text
+    assert b'status="200"' in telemetry.text()
+
+
 def test_the_page_comes_with_a_policy_that_allows_only_its_own_files(client):
     answer = client.get("/")
     policy = answer.headers["content-security-policy"]
@@ -253,6 +273,38 @@ def record_of(**extra):
 def test_a_json_log_line_holds_event_and_fields():
     line = json.loads(JsonLines().format(record_of(fields={"status": 200, "ms": 1.5})))
     assert (line["event"], line["level"], line["status"], line["ms"]) == ("request", "info", 200, 1.5)
+
+
+def failure():
+    """What an exception that was just raised leaves for the log."""
+    try:
+        raise ValueError("why")
+    except ValueError:
+        return sys.exc_info()
+
+
+@pytest.mark.parametrize(("form", "first"), [("json", '{"time": '), ("text", "20")])
+def test_a_traceback_is_logged_in_the_form_of_all_lines(form, first):
+    log = JsonLines() if form == "json" else TextLines()
+    text = log.format(record_of(exc_info=failure()))
+    assert text.startswith(first) and "ValueError: why" in text
+    assert "\n" not in text or form == "text"
+
+
+@pytest.mark.parametrize(("form", "first"), [("json", '{"time": '), ("text", "20")])
+def test_every_line_of_the_process_has_the_form_that_is_set_and_at_least_the_level(capsys, form, first):
+    root = logging.getLogger()
+    handlers, level = root.handlers.copy(), root.level
+    root.handlers.clear()
+    try:
+        configure_logging(form=form, level="warning")
+        logging.getLogger("uvicorn.error").info("quiet")
+        logging.getLogger("another.library").warning("loud")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(first) and "loud" in line
 
 
 def test_a_text_log_line_holds_event_and_fields():

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 
+from service import watchdog
 from service.telemetry import Telemetry
 from service.watchdog import Watchdog, systemd
 
@@ -20,12 +21,13 @@ def end_thread(client):
     worker._thread.join(timeout=10)
 
 
-def test_readyz_tells_of_a_dead_inference_thread_until_another_one_has_worked(serving, fake, pictures):
+def test_readyz_tells_of_a_dead_inference_thread_until_another_one_has_worked(serving, fake, pictures, monkeypatch):
+    monkeypatch.setattr(watchdog, "EVERY_S", 3600.0)  # it does not look between the thread's end and the probe
     client = serving(embed=fake())
     pipeline = client.app.state.parts.pipeline
 
     async def ended():
-        end_thread(client)  # on the loop, so that the watchdog sees it only after the probe
+        end_thread(client)
         return await client.http.get("/readyz"), pipeline.revive(), pipeline._not_ready
 
     dead, was_dead, reason = client.run(ended())
