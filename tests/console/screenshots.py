@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Page
 
 from tests.console.browsing import MISSING, ROOT, SAMPLES, Service, chromium, open_browser
+from training.synthetic import draw_camera, draw_crop, draw_person
 
 FOLDER = ROOT / "docs" / "screenshots"
 SIZES = {"desktop": {"width": 1200, "height": 820}, "phone": {"width": 390, "height": 800}}
@@ -20,6 +22,7 @@ ALL_CROPS = """() => [...document.querySelectorAll('.crop')].every((crop) => {
     if (height === 0 || top > innerHeight || bottom < 0) return true;
     return crop.classList.contains('lost') || crop.querySelector('img')?.complete;
 })"""
+PEOPLE = 40
 COLOURS = 128  # enough for drawings, and a third of the bytes
 
 
@@ -57,6 +60,20 @@ def keep(page: Page, path: Path) -> None:
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 
+def enroll_drawn(url: str) -> None:
+    """Enrolls people whom two cameras saw, as many as a calibration wants and more."""
+    cameras = {camid: draw_camera(np.random.default_rng((1, number))) for number, camid in enumerate(("entrance", "hall"))}
+    for number in range(PEOPLE):
+        crops = []
+        for place, seen in enumerate(cameras.values()):
+            crops.append(io.BytesIO())
+            person = draw_person(np.random.default_rng((0, number)))
+            draw_crop(person, seen, np.random.default_rng((2, number, place))).save(crops[-1], "JPEG")
+        files = [("crops", crop.getvalue()) for crop in crops]
+        labels = {"pid": f"drawn {number:02d}", "camid": list(cameras)}
+        httpx.post(f"{url}gallery", files=files, data=labels, timeout=60).raise_for_status()
+
+
 def tour(page: Page) -> Iterator[str]:
     """Goes a newcomer's way, and stops where something is to be seen."""
     start = page.get_by_role("button", name="Enroll five drawn people")
@@ -86,9 +103,10 @@ def tour(page: Page) -> Iterator[str]:
     page.get_by_role("dialog").wait_for()
     yield "identity"
     page.keyboard.press("Escape")
+    enroll_drawn(page.url.split("#")[0])
     page.locator('nav a[href="#health"]').click()
     # Some work, so that the charts have something to draw; each page turned to asks the service anew.
-    script = """async (files) => { for (let i = 0; i < 25; i++) {
+    script = """async (files) => { for (let i = 0; i < 60; i++) {
         const body = new FormData();
         for (let n = 0; n <= i % 4; n++) body.append('crops', await (await fetch(files[n])).blob(), 'crop.jpg');
         await fetch('/embed', { method: 'POST', body });
@@ -96,6 +114,10 @@ def tour(page: Page) -> Iterator[str]:
     } }"""
     page.evaluate(script, [f"/console/samples/{path.name}" for path in sorted(SAMPLES.glob("*-hall.jpg"))])
     yield "health"
+    page.locator("#calibrate").click()
+    page.locator(".compared").wait_for()
+    yield "calibrate"
+    page.keyboard.press("Escape")
 
 
 if __name__ == "__main__":
