@@ -39,9 +39,7 @@ function turn() {
 }
 
 async function showFacts() {
-  const stats = await json("/gallery/stats");
-  announce("gallery-known", stats);
-  byId("facts").textContent = `${count(stats.identities, "identity", "identities")} · ${count(stats.entries, "crop")}`;
+  announce("gallery-known", await json("/gallery/stats"));
 }
 
 function askForKey(wasWrong) {
@@ -70,6 +68,9 @@ events.addEventListener("back", () => {
   byId("gone").hidden = true;
   tell("The service answers again.");
   showFacts().then(turn).catch(complain);
+});
+events.addEventListener("gallery-known", ({ detail }) => {
+  byId("facts").textContent = `${count(detail.identities, "identity", "identities")} · ${count(detail.entries, "crop")}`;
 });
 events.addEventListener("changed", () => showFacts().catch(complain));
 byId("notice-close").addEventListener("click", quiet);

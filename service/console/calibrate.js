@@ -55,7 +55,7 @@ function found(used, made) {
 
 // Measures, which changes nothing; what was found is shown, or why nothing could be.
 export async function calibrate() {
-  const said = h("p", { role: "status" }, "The enrolled crops are compared with one another, which changes nothing. It takes seconds, with 1,000 people half a minute; searches go on, more slowly.");
+  const said = h("p", { role: "status" }, "The enrolled crops are compared with one another, which changes nothing. It takes seconds, with 1,000 people up to half a minute; searches go on meanwhile.");
   const place = h("div", { class: "measured" }, h("progress", { "aria-label": "Comparing crops" }));
   const use = async () => {
     said.textContent = "Measured once more, to be kept …";

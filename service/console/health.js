@@ -1,6 +1,6 @@
 // Health: what is ready, what it does right now, and what it is made of.
 
-import { call, events, json } from "./api.js";
+import { announce, call, events, json } from "./api.js";
 import { calibrate } from "./calibrate.js";
 import { histogram } from "./histogram.js";
 import { gauge, increase, mean, parse, quantile } from "./metrics.js";
@@ -101,6 +101,7 @@ function thresholdTable(model) {
 
 async function showFacts() {
   const [model, stats] = await Promise.all([json("/model"), json("/gallery/stats")]);
+  announce("gallery-known", stats);
   const size = model.input ? `${model.input.height} × ${model.input.width} pixels` : null;
   const map = model.metrics?.mAP;
   byId("model-facts").replaceChildren(

@@ -8,12 +8,11 @@ const PAGE = 48; // crops
 const SUGGESTED = 12;
 
 function entryTile(entry, actions) {
-  const words = [entry.camid ?? "camera unknown", entry.captured_at ? moment(entry.captured_at) : null].filter(Boolean).join(" · ");
   const item = h(
     "li",
     { class: "entry" },
     crop(entry.entry_id, `entry ${entry.entry_id}`),
-    h("div", { class: "seen" }, words),
+    h("div", { class: "seen" }, entry.camid ?? "camera unknown", h("br"), entry.captured_at ? moment(entry.captured_at) : "time unknown"),
     h("div", { class: "actions" },
       h("a", { class: "button quiet", href: `#search/${entry.entry_id}`, "aria-label": `Search with entry ${entry.entry_id}` }, "Search"),
       h("button", { class: "quiet", type: "button", "aria-label": `Delete entry ${entry.entry_id}`, click: (event) => busy(event.currentTarget, () => actions.deleteEntry(entry, item)) }, "Delete"),

@@ -57,7 +57,8 @@ def keep(page: Page, path: Path) -> None:
     """Takes the picture once every crop in view has come."""
     page.wait_for_function(ALL_CROPS)
     page.mouse.move(0, 0)
-    Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+    taken = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    taken.quantize(COLOURS, kmeans=2).save(path, optimize=True)  # without k-means a chart's only green is lost
 
 
 def enroll_drawn(url: str) -> None:
@@ -85,6 +86,7 @@ def tour(page: Page) -> Iterator[str]:
     yield "search"
     page.locator("#rerank").check()
     page.locator(".orders").wait_for()
+    page.locator("#verdict").evaluate("(verdict) => verdict.scrollIntoView()")
     yield "orders"
     page.locator('nav a[href="#enroll"]').click()
     crops = [

@@ -55,6 +55,7 @@ def test_thresholds_are_tried_compared_and_then_used_by_keyboard(service, open_p
     used = httpx.get(f"{service.url}/calibration").json()
     assert used["source"] != before
     expect(page.locator("#thresholds")).to_contain_text(f"Used unless a search says otherwise: {used['threshold']:.3f}")
+    expect(page.locator("#facts")).to_contain_text(f"{PEOPLE} identities")
     page.get_by_role("link", name="Search", exact=True).click()
     expect(page.locator("#far-words")).to_contain_text(f"a cosine of {used['threshold']:.3f} is enough")
 
