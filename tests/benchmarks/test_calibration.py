@@ -10,12 +10,12 @@ from training.synthetic import draw_camera, draw_crop, draw_person
 
 
 def test_each_half_is_tried_on_the_other_and_the_embeddings_are_kept(tmp_path, capsys):
-    (tmp_path / "people" / "query").mkdir(parents=True)
     for pid in range(12):
+        (tmp_path / "people" / f"p{pid}").mkdir(parents=True)
         person = draw_person(np.random.default_rng((0, pid)))
         for camera in (1, 2):
             crop = draw_crop(person, draw_camera(np.random.default_rng((1, camera))), np.random.default_rng((2, pid, camera)))
-            crop.save(tmp_path / "people" / "query" / f"{pid:04d}_c{camera}s1_000000_00.jpg")
+            crop.save(tmp_path / "people" / f"p{pid}" / f"c{camera}_0.jpg")
     kept, out = tmp_path / "features.npz", tmp_path / "figures.json"
     command = [str(BUNDLED_MODEL), "--data", str(tmp_path / "people"), "--splits", "2", "--json", str(out)]
     calibration.main([*command, "--features", str(kept)])

@@ -15,18 +15,24 @@ KEY, READER = "a-key-for-this-test", "another-that-may-only-read"
 HAVE_KEY = f"sessionStorage.setItem('reid-api-key', '{KEY}')"
 
 
-@pytest.fixture(name="browser", scope="session")
-def browser_fixture() -> Iterator[Browser]:
+@pytest.fixture(name="path", scope="session")
+def path_fixture() -> str:
     path = chromium()
     if path is None:
         (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(MISSING)
+    return path
+
+
+@pytest.fixture(name="browser", scope="module")
+def browser_fixture(path: str) -> Iterator[Browser]:
+    """One browser a file: while it is open an event loop runs in this thread, which other files' tests want for themselves."""
     expect.set_options(timeout=TIMEOUT_MS)
     with open_browser(path) as browser:
         yield browser
 
 
 @pytest.fixture(name="service")
-def service_fixture(browser: Browser, tmp_path: Path) -> Iterator[Service]:
+def service_fixture(path: str, tmp_path: Path) -> Iterator[Service]:
     """A service of the test's own, with nobody enrolled."""
     service = Service(tmp_path)
     service.start()
@@ -35,7 +41,7 @@ def service_fixture(browser: Browser, tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.fixture(name="keyed", scope="session")
-def keyed_fixture(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def keyed_fixture(path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service that wants a key, with two people, for every test that asks nothing of what else is enrolled."""
     service = Service(tmp_path_factory.mktemp("keyed"), REID_API_KEYS=KEY, REID_READ_ONLY_KEYS=READER)
     service.start()

@@ -13,12 +13,6 @@ MARKUP = "<img src=x onerror=alert(1)>"
 ESCAPES = "\"'></a><script>alert(2)</script>"
 
 
-@pytest.fixture(name="api")
-def api_fixture(keyed):
-    with httpx.Client(base_url=keyed.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as api:
-        yield api
-
-
 def give(page, key):
     page.get_by_label("This service asks for an API key").fill(key)
     page.get_by_role("button", name="Use this key").click()
@@ -106,15 +100,16 @@ def test_the_page_reckons_thresholds_as_the_service_does(keyed, open_page):
     assert page.evaluate(script, [far, rates]) == pytest.approx([known.at_far(rate) for rate in rates])
 
 
-def test_the_page_reads_the_services_own_metrics(keyed, open_page, api):
-    page = open_page(f"{keyed.url}{MODULE}")
-    before = api.get("/metrics").text
+def test_the_page_reads_the_services_own_metrics(service, open_page):
+    page = open_page(f"{service.url}{MODULE}")
+    before = httpx.get(f"{service.url}/metrics").text
+    crop = (SAMPLES / "person-18-hall.jpg").read_bytes()
     for _ in range(3):
-        api.post("/embed", files={"crops": (SAMPLES / "person-18-hall.jpg").read_bytes()})
+        httpx.post(f"{service.url}/embed", files={"crops": crop}, timeout=60)
     script = """([before, now]) => import('/console/metrics.js').then((all) => {
         const [a, b] = [all.parse(before), all.parse(now)];
         return [all.increase(a, b, 'reid_requests_total'), all.mean(a, b, 'reid_batch_size'), all.gauge(b, 'reid_queue_crops'),
                 all.quantile(a, b, 'reid_request_seconds', 0.5), all.quantile(b, b, 'reid_request_seconds', 0.5)];
     })"""
-    requests, batch, queue, median, nothing = page.evaluate(script, [before, api.get("/metrics").text])
+    requests, batch, queue, median, nothing = page.evaluate(script, [before, httpx.get(f"{service.url}/metrics").text])
     assert (requests, batch, queue, nothing) == (3, 1, 0, None) and median > 0
