@@ -176,6 +176,7 @@ class GuardedProtocol(HttpToolsProtocol):
         body = orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
         phrase = http.HTTPStatus(status).phrase
         lines = [f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += ["Retry-After: 1"] * (status == 503)  # the least that makes sense, as nothing tells when there will be room
         lines += [f"X-Request-ID: {request_id}", "Connection: close", "", ""]
         self.transport.write("\r\n".join(lines).encode() + body)
         self.transport.close()

@@ -244,6 +244,7 @@ def test_one_connection_too_many_is_told_so_and_the_others_are_served():
 
     refused = asyncio.run(main())
     assert refused.startswith(b"HTTP/1.1 503 ") and error_of(refused) == "overloaded"
+    assert b"\r\nRetry-After: 1\r\n" in refused
 
 
 def test_refusals_are_counted_each_and_logged_together_and_bear_an_id(caplog):

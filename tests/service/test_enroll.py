@@ -294,6 +294,12 @@ def test_an_idempotency_key_has_a_sane_length(client, pictures, key):
     assert answer.status_code == 422 and "wanted 1 to 256" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("beside", [{"pid": "a"}, {"crops": ["aa=="]}])
+def test_entries_come_alone(client, beside):
+    answer = client.post("/gallery", json={"entries": [{"pid": "a", "embedding": [1.0]}], **beside})
+    assert answer.status_code == 422 and "got entries and other fields, wanted entries alone" in answer.json()["error"]["message"]
+
+
 def test_simultaneous_repeats_enroll_once_and_get_one_answer(client, pictures):
     async def all_at_once():
         return await asyncio.gather(

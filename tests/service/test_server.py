@@ -188,7 +188,8 @@ def open_embedder(settings, real=main.open_embedder):
     embedder = real(settings)
     passes = iter([embedder.embed])  # the one at the start works
     embed = lambda self, crops: next(passes, hang)(crops)
-    return type("Hanging", (), {"model": embedder.model, "provider": "none", "embed": embed})()
+    facts = {"model": embedder.model, "provider": "none", "batch_max": embedder.batch_max}
+    return type("Hanging", (), {**facts, "embed": embed})()
 
 def hang(crops):
     time.sleep(1000)
