@@ -2,16 +2,19 @@
 
     python -m benchmarks.overload --minutes 2
     python -m benchmarks.overload --quick
+    python -m benchmarks.overload --apart        # the last core for the clients, the others for the service
 
 Capacity is what 32 clients get that each wait for their answer. Then requests come by the clock. Told are the goodput (good
-answers a second) as a share of capacity, the time to a refusal from its sending, and what the accepted waited from when they
-were due; `lag` is how late the generator itself was, which shares the machine. In the end four good clients work alone, beside
-idle connections, trickled heads and bodies and broken uploads, and alone again.
+answers a second) as a share of capacity, the time to a refusal from its sending, a new connection included, and what the
+accepted waited from when they were due; `lag` is how late the generator itself was, which shares the cores unless it is kept
+apart. In the end four good clients work alone, beside idle connections, trickled heads and bodies and broken uploads, and alone
+again.
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -177,10 +180,14 @@ async def besieged(url: str, requests: Sequence[bytes], *, seconds: float, idle:
 def measure(args: argparse.Namespace) -> dict[str, Row]:
     """Runs everything against a service of its own."""
     connection_limit()  # this process, too, opens thousands
-    seconds = 60 * args.minutes
+    seconds, cores = 60 * args.minutes, sorted(os.sched_getaffinity(0))
+    if args.apart:
+        os.sched_setaffinity(0, cores[:-1])  # which the service inherits
     with tempfile.TemporaryDirectory() as folder:
         settings = {"REID_THREADS": str(args.threads), "REID_RECEIVE_S": str(args.receive_s)}
         with running_service(args.artefact, Path(folder) / "gallery", **settings) as url:
+            if args.apart:
+                os.sched_setaffinity(0, cores[-1:])
             requests = load.jpeg_requests(url, jpegs(64), crops_per_request=1)
             rows = load.run(overload(url, requests, seconds=seconds))
             numbers = {"idle": args.idle, "slow": args.slow, "broken": args.broken}
@@ -217,6 +224,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--idle", type=int, default=5000, metavar="N", help="connections that say nothing (5000)")
     parser.add_argument("--slow", type=int, default=200, metavar="N", help="that trickle a head, and as many a body (200)")
     parser.add_argument("--broken", type=int, default=20, metavar="N", help="clients that hang up within uploads (20)")
+    parser.add_argument("--apart", action="store_true", help="the last core for the clients, the others for the service")
     parser.add_argument("--quick", action="store_true", help="four seconds of every case, 500 idle connections")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     args = parser.parse_args(argv)
@@ -224,6 +232,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         args.minutes, args.idle, args.slow, args.receive_s = 4 / 60, 500, 20, 2.0
     if args.minutes <= 0 or min(args.threads, args.idle, args.slow, args.broken) < 0:
         parser.error("got no time, or a number below 0")
+    if args.apart and len(os.sched_getaffinity(0)) < 2:
+        parser.error("--apart: got one core, wanted two or more")
     return args
 
 

@@ -18,6 +18,7 @@ from service.embedder import one_line
 from service.errors import ServiceError, SettingRefused
 from service.parts import open_embedder, open_gallery
 from service.settings import Settings, describe_settings, given_names, read_settings, unknown_settings
+from service.shedding import Shedding
 from service.telemetry import configure_logging
 from service.tls import tls_options
 from service.watchdog import systemd
@@ -65,8 +66,8 @@ def serve(settings: Settings) -> int:
         try:
             app = create_app(settings, embed=embedder, gallery=gallery, calibration=calibration, notify=systemd(os.environ))
             doors = Doors(connections=connection_limit(), patience_s=settings.receive_s)
-            drain_s = settings.deadline_s + DRAIN_EXTRA_S
-            server = make_server(app, doors=doors, drain_s=drain_s, on_refusal=app.state.telemetry.count_refusal, **tls)
+            drain_s, count = settings.deadline_s + DRAIN_EXTRA_S, app.state.telemetry.count_refusal
+            server = make_server(app, doors=doors, drain_s=drain_s, on_refusal=count, shed=Shedding(app), **tls)
             announce(settings, listener, Path(settings.gallery))
             server.run(sockets=[listener])
         except KeyboardInterrupt:

@@ -5,6 +5,7 @@ import hmac
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,11 +64,17 @@ class Access:
                 f"got Origin {origin} for Host {host}, wanted the same without keys; set REID_API_KEYS, "
                 "or let the proxy pass Host on"
             )
-        if self.is_local and not is_loopback(host_name(host)):
+        if self.is_local and not names_loopback(host):
             raise ForbiddenOrigin(
                 f"got Host {host}, wanted localhost or a loopback address without keys; set REID_API_KEYS, "
                 "or REID_ALLOW_ANONYMOUS=true if a proxy keeps strangers out"
             )
+
+
+@lru_cache(maxsize=32)  # every call brings one of a few, and reading an address takes a third of refusing a request
+def names_loopback(host: str) -> bool:
+    """Tell whether a Host header names this machine."""
+    return is_loopback(host_name(host))
 
 
 def host_name(host: str) -> str:

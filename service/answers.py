@@ -70,7 +70,12 @@ def error_answer(
 
 
 async def domain_error(request: Request, error: Exception) -> Response:
-    """Answer a ServiceError or a GalleryError by the table."""
+    """Answer a ServiceError or a GalleryError."""
+    return refusal(request, error)
+
+
+def refusal(request: Request, error: Exception) -> Response:
+    """Build the answer to a ServiceError or a GalleryError by the table."""
     status, code = status_and_code(type(error))
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if isinstance(error, Overloaded):

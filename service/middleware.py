@@ -36,8 +36,7 @@ class RequestTrail:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                signature = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
-                message = {**message, "headers": [*message.get("headers", ()), *signature]}
+                message = {**message, "headers": [*message.get("headers", ()), *signature(request_id)]}
             await send(message)
 
         with self.telemetry.traces.request(method_of(request), request.headers) as finish:
@@ -76,6 +75,11 @@ def request_id_of(request: Request) -> str:
     """Take the caller's id when it is printable and short, else make one."""
     sent = request.headers.get("x-request-id", "")
     return sent if SANE_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def signature(request_id: str) -> list[tuple[bytes, bytes]]:
+    """Give the headers that every answer has."""
+    return [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
 
 def surprise(request: Request) -> ASGIApp:

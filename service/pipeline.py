@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service import crops
-from service.batcher import Batcher, BatchReport
+from service.batcher import Batcher, BatchReport, Room
 from service.embedder import Embeds, embed_each, one_line
 from service.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, ModelNotReady, ServiceError, UndecodableImage
 from service.intake import RawCrop
@@ -28,6 +28,7 @@ SERVED_SHARE = 0.8  # of the deadline; the rest is for decoding, for answering, 
 log = logging.getLogger("service")
 Pixels = npt.NDArray[np.uint8]
 Embedding = npt.NDArray[np.float32]
+CropRoom = Room[Pixels, Embedding | InferenceFailed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,25 +154,34 @@ class Pipeline:
                 "if it never ends, restart the service"
             )
 
-    async def embed(self, raw: Sequence[RawCrop], *, keep: bool = False) -> list[Embedded | ServiceError]:
-        """Embed the crops of one request; a crop that cannot be gives its error in its place.
+    def admit(self, count: int) -> CropRoom:
+        """Hold places for the crops of one request, to be used in a `with` block.
 
-        Args:
-            keep: also make the JPEG that is kept beside an enrolled entry.
+        Whoever reads a small body and calls this without awaiting anything else finds the room that `check_room` promised.
 
         Raises:
             Overloaded, TooManyCrops: at once, nothing decoded.
+        """
+        return self.batcher.admit(count)
+
+    async def embed(self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool = False) -> list[Embedded | ServiceError]:
+        """Embed the crops of one request; a crop that cannot be gives its error in its place.
+
+        Args:
+            room: as many places as there are crops.
+            keep: also make the JPEG that is kept beside an enrolled entry.
+
+        Raises:
             DeadlineExceeded, InferenceFailed: for the whole request.
         """
-        return await within(self._deadline_s, self._embed(raw, keep=keep))
+        return await within(self._deadline_s, self._embed(raw, room, keep=keep))
 
-    async def _embed(self, raw: Sequence[RawCrop], *, keep: bool) -> list[Embedded | ServiceError]:
-        with self.batcher.admit(len(raw)) as room:
-            with self._telemetry.traces.step("decode"):
-                prepared = await self._prepare_all(raw, keep)
-            good = [crop for crop in prepared if isinstance(crop, Prepared)]
-            with self._telemetry.traces.step("infer"):  # the wait for the runtime included
-                rows = iter(await room.submit([crop.pixels for crop in good]))
+    async def _embed(self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool) -> list[Embedded | ServiceError]:
+        with self._telemetry.traces.step("decode"):
+            prepared = await self._prepare_all(raw, keep)
+        good = [crop for crop in prepared if isinstance(crop, Prepared)]
+        with self._telemetry.traces.step("infer"):  # the wait for the runtime included
+            rows = iter(await room.submit([crop.pixels for crop in good]))
         outcomes = [embedded(crop, next(rows)) if isinstance(crop, Prepared) else crop for crop in prepared]
         count = sum(isinstance(outcome, Embedded) for outcome in outcomes)
         self._telemetry.count_crops(embedded=count, refused=len(raw) - count)

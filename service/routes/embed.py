@@ -40,7 +40,8 @@ async def embed_crops(request: Request, query: Annotated[EmbedQuery, Query()], p
     intake = await read_intake(request, parts.limits, parts.pipeline.decoders)
     require_crops(intake)
     refuse_fields(intake.fields)
-    outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops))
+    with parts.pipeline.admit(len(intake.crops)) as room:
+        outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room))
     results = [
         {"index": index, "embedding": encoded(outcome.embedding, query.encoding_format)}
         if isinstance(outcome, Embedded)

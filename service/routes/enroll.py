@@ -203,7 +203,8 @@ async def outcomes_of(parts: Parts, order: Order) -> list[Outcome]:
     """Make a new entry, or its error, of every crop or sent embedding."""
     if order.entries:
         return await parts.compute(entries_of, parts, order.entries)
-    embedded = await parts.pipeline.embed(order.crops, keep=parts.settings.keep_crops)
+    with parts.pipeline.admit(len(order.crops)) as room:
+        embedded = await parts.pipeline.embed(order.crops, room, keep=parts.settings.keep_crops)
     return [
         labelled(parts, outcome, label) if isinstance(outcome, Embedded) else outcome
         for outcome, label in zip(embedded, order.labels, strict=True)

@@ -82,7 +82,8 @@ async def search_crops(request: Request, query: Annotated[SearchQuery, Query()],
     require_crops(intake)
     refuse_fields(intake.fields)
     started = time.perf_counter()
-    outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops))
+    with parts.pipeline.admit(len(intake.crops)) as room:
+        outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room))
     embed_ms = ms_since(started)
     rejected = [
         {"index": index, "error": error_item(outcome)}

@@ -9,8 +9,10 @@ import sys
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
-from service.doors import FILES_KEPT, Doors, Refusals, connection_limit, make_server, unread_bytes
+from service.doors import FILES_KEPT, Doors, connection_limit, make_server, unread_bytes
+from service.refusals import Refusals
 
 PATIENT = Doors(connections=100, patience_s=20.0)
 HASTY = Doors(connections=100, patience_s=0.1)
@@ -247,6 +249,28 @@ def test_one_connection_too_many_is_told_so_and_the_others_are_served():
     assert b"\r\nRetry-After: 1\r\n" in refused
 
 
+def test_many_connections_that_come_at_once_are_taken_in_within_a_few_turns_of_the_loop():
+    async def main():
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = make_server(answer_after_reading, doors=PATIENT, drain_s=1)
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        callers = [socket.create_connection(listener.getsockname()) for _ in range(64)]  # the loop stands still meanwhile
+        turns = 0
+        while len(server.server_state.connections) < len(callers):
+            await asyncio.sleep(0)
+            turns += 1
+        for caller in callers:
+            caller.close()
+        server.should_exit = True
+        await serving
+        return turns
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) < 32
+
+
 def test_refusals_are_counted_each_and_logged_together_and_bear_an_id(caplog):
     counted = []
 
@@ -267,7 +291,7 @@ def test_refusals_are_counted_each_and_logged_together_and_bear_an_id(caplog):
 
 def test_the_next_line_of_the_log_tells_of_all_since(caplog):
     async def main():
-        refusals = Refusals(lambda code: None)
+        refusals = Refusals("refused connections")
         for number in range(3):
             refusals.note("overloaded", client=number)
         refusals._tell()  # a second has passed

@@ -1,0 +1,147 @@
+"""What is refused from a request's head alone: by the real server, over a socket, while the queue is full."""
+
+import asyncio
+import json
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from pydantic import SecretStr
+
+from service.app import create_app
+from service.doors import Doors, make_server
+from service.shedding import Shedding
+
+DOORS = Doors(connections=1000, patience_s=20.0)
+UPLOAD = "Content-Type: image/png\r\nContent-Length: 1000000\r\n"  # announced, never sent
+
+
+@pytest.fixture(name="gate")
+def gate_fixture():
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+@asynccontextmanager
+async def full(settings, without, gate, pictures):
+    """A server whose one place is taken and whose runtime waits at the gate; gives the application and a way to send a head."""
+    passes = iter([True])
+
+    def before(size):
+        assert next(passes, False) or gate.wait(20)  # the first pass is the one at start-up
+
+    app = create_app(settings.model_copy(update={"queue_max": 1}), embed=without(before=before))
+    server = make_server(app, doors=DOORS, drain_s=5, shed=Shedding(app))
+    server.config.port, server.config.host = 0, "127.0.0.1"
+    serving = asyncio.ensure_future(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.001)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    writers = []
+
+    async def send(request, *, to=None):
+        reader, writer = to or await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        writer.write(request if isinstance(request, bytes) else request.encode())
+        return reader, writer
+
+    body = pictures(1)
+    head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer full\r\nContent-Type: image/png\r\n"
+    crop = f"{head}Content-Length: {len(body)}\r\n\r\n"
+    try:
+        async with asyncio.timeout(20):
+            batcher = app.state.parts.pipeline.batcher
+            running = await send(crop.encode() + body)
+            while not batcher._running:
+                await asyncio.sleep(0.001)
+            waiting = await send(crop.encode() + body)
+            while not batcher.waiting:
+                await asyncio.sleep(0.001)
+            yield app, send
+            gate.set()
+            for reader, _ in (running, waiting):
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+    finally:
+        gate.set()
+        for writer in writers:
+            writer.close()
+        server.should_exit = True
+        await serving
+
+
+async def answer_of(reader):
+    """Read one answer: its status, headers by lower-case name, and body."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    first, *lines = head.strip().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+
+
+def run(work):
+    """Run on the loop that the service has."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+@pytest.mark.parametrize("path", ["/embed?encoding_format=base64", "/search?k=3", "/gallery"])
+def test_crops_that_find_no_room_are_refused_before_their_body_comes(settings, without, gate, pictures, path):
+    async def main():
+        async with full(settings, without, gate, pictures) as (app, send):
+            reader, _ = await send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: mine\r\n{UPLOAD}\r\n")
+            answer = await answer_of(reader)
+            return answer, app.state.telemetry.text().decode()
+
+    (status, headers, body), metrics = run(main())
+    error = json.loads(body)["error"]
+    assert status == 503 and int(headers["retry-after"]) >= 1 and headers["x-content-type-options"] == "nosniff"
+    assert headers["x-request-id"] == error["request_id"] == "mine" and error["code"] == "overloaded" and "date" in headers
+    assert f'reid_requests_total{{method="POST",route="{path.split("?")[0]}",status="503"}} 1.0' in metrics
+    assert 'reid_refusals_total{code="overloaded"} 1.0' in metrics
+
+
+def test_after_a_refusal_the_connection_serves_on(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send):
+            refused = f"POST /embed HTTP/1.1\r\nHost: localhost\r\n{UPLOAD}\r\n".replace("1000000", "4")
+            connection = await send(refused + "bodyGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            first, second = await answer_of(connection[0]), await answer_of(connection[0])
+            await send(refused.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n") + "body", to=connection)
+            third = await answer_of(connection[0])
+            return first[0], second[0], third[0], third[1]["connection"], await connection[0].read()
+
+    assert run(main()) == (503, 200, 503, "close", b"")
+
+
+def test_who_may_not_call_is_told_that_and_not_that_there_is_no_room(settings, without, gate, pictures):
+    async def main():
+        keys = {"api_keys": SecretStr("full"), "read_only_keys": SecretStr("reader")}
+        async with full(settings.model_copy(update=keys), without, gate, pictures) as (_, send):
+            statuses = []
+            for path, key in (("/embed", "wrong"), ("/gallery", "reader"), ("/embed", "reader"), ("/gallery", "full")):
+                head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n{UPLOAD}\r\n"
+                statuses.append((await answer_of((await send(head))[0]))[0])
+            return statuses
+
+    assert run(main()) == [401, 403, 503, 503]
+
+
+def test_what_brings_no_crops_is_served_while_the_queue_is_full(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send):
+            calls = ("GET /livez", "GET /gallery", "GET /model", "GET /embed", "POST /nowhere")
+            heads = [f"{call} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n" for call in calls]
+            return [(await answer_of((await send(head))[0]))[0] for head in heads]
+
+    assert run(main()) == [200, 200, 200, 405, 404]
+
+
+def test_requests_that_come_together_are_answered_in_their_order(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send):
+            refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            reader, _ = await send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + 1500 * refused)
+            return [(await answer_of(reader))[0] for _ in range(1501)]
+
+    assert run(main()) == [200] + 1500 * [503]
