@@ -85,7 +85,8 @@ class Running:
 
         async def caller() -> None:
             for file in waiting:
-                await self._pipeline.embed([file])
+                with self._pipeline.admit(1) as room:
+                    await self._pipeline.embed([file], room)
 
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
 
