@@ -28,8 +28,8 @@ from service.errors import ServiceError
 from service.pipeline import Pipeline, content_hash
 from service.telemetry import Telemetry
 
-CALLERS = 32
-BATCH = 16
+CALLERS = 64
+BATCH = 32
 MAX_PIXELS = 16_000_000
 
 

@@ -1,5 +1,6 @@
 """python -m service: read the settings, open the parts, run the server until SIGTERM."""
 
+import gc
 import logging
 import os
 import socket
@@ -69,6 +70,7 @@ def serve(settings: Settings) -> int:
             drain_s, count = settings.deadline_s + DRAIN_EXTRA_S, app.state.telemetry.count_refusal
             server = make_server(app, doors=doors, drain_s=drain_s, on_refusal=count, shed=Shedding(app), **tls)
             announce(settings, listener, Path(settings.gallery))
+            gc.freeze()  # modules, routes and the gallery stay: to look through them again and again stops everybody for 0.1 s
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             pass  # uvicorn has drained, and then passes Ctrl-C on

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +26,38 @@ VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # Linux's names of x86's exact su
 
 
 class SessionRunner:
-    """Runs crops on the CPU, in batches of the ladder's sizes: a batch in as many parts as there are cores, each part in a
-    thread of its own that waits for no other before the end; fewer crops are run by all cores together.
+    """Runs crops on the CPU, in batches of the ladder's sizes: a batch in parts that the cores take one after the other, each
+    in a thread of its own that waits for no other before the end; fewer crops are run by all cores together.
 
     Args:
         together: a session whose every pass all the cores share: the sooner for a crop alone.
         apart: a session of one thread, for passes at the same time; None where there is one core.
-        cores: how many parts a batch has.
+        cores: how many take parts of a batch.
     """
 
     def __init__(self, together: Any, model: ModelInfo, *, apart: Any = None, cores: int = 1) -> None:
         self._together, self._model, self._apart = together, model, apart
-        self._lanes: list[Worker[Rows]] = [Worker(f"inference {lane}") for lane in range(2, cores + 1)] if apart else []
+        self._lanes: list[Worker[None]] = [Worker(f"inference {lane}") for lane in range(2, cores + 1)] if apart else []
 
     def __call__(self, crops: npt.NDArray[np.uint8]) -> Rows:
         """Map uint8 [B, H, W, 3] to float32 [B, D]."""
-        parts = 1 + len(self._lanes)
-        if parts == 1 or len(crops) < FEWEST_APART * parts:
+        cores = 1 + len(self._lanes)
+        if cores == 1 or len(crops) < FEWEST_APART * cores:
             return self._run(self._together, crops)
-        mine, *others = np.array_split(crops, parts)
-        under_way = [lane.run(partial(self._run, self._apart, part)) for lane, part in zip(self._lanes, others, strict=True)]
-        rows = self._run(self._apart, mine)
-        return np.concatenate([rows, *(lane.result(other) for lane, other in zip(self._lanes, under_way, strict=True))])
+        size = min(CPU_LADDER[-1], -(-len(crops) // cores))
+        parts = [crops[start : start + size] for start in range(0, len(crops), size)]
+        rows: list[Rows | None] = [None] * len(parts)
+        left = iter(enumerate(parts))  # one for all: each part is taken once
+
+        def take_parts() -> None:
+            for number, part in left:
+                rows[number] = self._run(self._apart, part)
+
+        under_way = [lane.run(take_parts) for lane in self._lanes]
+        take_parts()
+        for lane, other in zip(self._lanes, under_way, strict=True):
+            lane.result(other)
+        return np.concatenate([part for part in rows if part is not None])
 
     def _run(self, session: Any, crops: npt.NDArray[np.uint8]) -> Rows:
         """Run crops one piece after the other."""

@@ -221,23 +221,25 @@ def test_the_cores_share_a_batch_and_not_a_crop_alone(tiny):
     used = []
 
     class Recording:
-        def __init__(self, name):
-            self.name = name
+        def __init__(self, name, both=lambda: None):
+            self.name, self.both = name, both
 
         def run(self, outputs, feed):
             (crops,) = feed.values()
+            self.both()
             used.append((self.name, len(crops), threading.current_thread().name))
             return [np.zeros((len(crops), 16), np.float32)]
 
-    run = SessionRunner(Recording("together"), read_manifest(tiny), apart=Recording("apart"), cores=2)
+    apart = Recording("apart", both=threading.Barrier(2, timeout=60).wait)  # neither goes on before the other has come
+    run = SessionRunner(Recording("together"), read_manifest(tiny), apart=apart, cores=2)
     run(CROPS[:3])
     assert [one[:2] for one in used] == [("together", 2), ("together", 1)]
     used.clear()
-    run(CROPS[:16])
-    assert sorted(one[:2] for one in used) == [("apart", 8), ("apart", 8)]
+    run(CROPS[:32])
+    assert sorted(one[:2] for one in used) == 4 * [("apart", 8)]
     assert {name for _, _, name in used} == {threading.current_thread().name, "inference 2"}
 
 
-@pytest.mark.parametrize(("threads", "asked", "found"), [(1, 0, 8), (3, 0, 24), (3, 5, 5)])
-def test_as_many_crops_suit_a_pass_as_its_cores_take_at_once(tiny, threads, asked, found):
+@pytest.mark.parametrize(("threads", "asked", "found"), [(1, 0, 16), (3, 0, 48), (3, 5, 5)])
+def test_twice_as_many_crops_suit_a_pass_as_its_cores_take_at_once(tiny, threads, asked, found):
     assert Embedder.open(tiny, provider="cpu", threads=threads, batch_max=asked).batch_max == found
