@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Candidates = tuple[NDArray[np.int32], NDArray[np.int32], Floats]  # whose list, who, how close
 
-TILE_BYTES = 2**19  # looked through at a time by a thread: stays in its cache
+TILE_BYTES = 2**20  # looked through at a time by a thread: stays in its cache
 GROUP = 64  # numbers of which only the largest is looked at first: selecting among maxima is cheap, among all it is not
 
 

@@ -67,7 +67,9 @@ def rng():
         (1, 1, 1, 1, 0.3),
     ],
 )
-def test_distances_are_those_of_the_dense_definition(rng, num_query, num_gallery, k1, k2, blend):
+@pytest.mark.parametrize("tile_bytes", [1, 4000, 2**20])
+def test_distances_are_those_of_the_dense_definition(rng, monkeypatch, num_query, num_gallery, k1, k2, blend, tile_bytes):
+    monkeypatch.setattr("gallery.lists.TILE_BYTES", tile_bytes)
     query, gallery = clustered(rng, num_query), clustered(rng, num_gallery)
     wanted = dense_rerank(query, gallery, k1=k1, k2=k2, blend=blend)
     for block_bytes in (1, 20_000, 2**26):
@@ -86,7 +88,10 @@ def test_ties_and_duplicates_follow_the_dense_definition(seed, num_query, num_ga
     k1 = data.draw(st.integers(1, min(25, len(corners) - 1)))
     parameters = {"k1": k1, "k2": data.draw(st.integers(1, k1)), "blend": 0.3}
     query, gallery = corners[:num_query], corners[num_query:]
-    assert np.abs(rerank(query, gallery, **parameters) - dense_rerank(query, gallery, **parameters)).max() < 1e-5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gallery.lists.TILE_BYTES", data.draw(st.sampled_from([1, 300, 2**20])))
+        found = rerank(query, gallery, **parameters, block_bytes=data.draw(st.sampled_from([1, 500, 2**26])))
+    assert np.abs(found - dense_rerank(query, gallery, **parameters)).max() < 1e-5
 
 
 def test_the_golden_distances_are_found_again():
