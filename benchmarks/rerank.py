@@ -168,7 +168,7 @@ def measure(form: str, num_crops: int, dim: int, path: Path | None) -> tuple[dic
         wall, cpu = wall + time.perf_counter() - begun, cpu + time.process_time() - cpu_begun
         if distances is None:
             break
-        kept.append(distances[: max(0, COMPARED - first)])
+        kept.append(distances[: max(0, COMPARED - first)].copy())  # a view would keep all of them
         rows = slice(first, first + len(distances))
         scores.append(metrics.score_queries(-distances, features.query_ids.at(rows), features.gallery_ids))
         first = rows.stop
