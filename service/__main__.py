@@ -70,6 +70,7 @@ def serve(settings: Settings) -> int:
             drain_s, count = settings.deadline_s + DRAIN_EXTRA_S, app.state.telemetry.count_refusal
             server = make_server(app, doors=doors, drain_s=drain_s, on_refusal=count, shed=Shedding(app), **tls)
             announce(settings, listener, Path(settings.gallery))
+            gc.collect()
             gc.freeze()  # modules, routes and the gallery stay: to look through them again and again stops everybody for 0.1 s
             server.run(sockets=[listener])
         except KeyboardInterrupt:

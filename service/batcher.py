@@ -186,7 +186,7 @@ class Batcher(Generic[T, U]):
 
     def _limit(self, count: int) -> int:
         """How full the queue may get by a request; large ones leave room for small ones, unless they come alone."""
-        is_small = count <= self._batch_max or not self._waiting
+        is_small = count <= min(self._batch_max, self._queue_max // RESERVE) or not self._waiting
         return self._queue_max if is_small else self._queue_max - self._queue_max // RESERVE
 
     def _served_in_s(self, count: int) -> float:

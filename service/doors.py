@@ -119,7 +119,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Begin to handle a request, or refuse it: here, where it is not handled at all, that takes a fifth of the time."""
-        answer = None if self.pipeline else self._shed(cycle.scope)  # one by one, however many came together
+        # One by one, however many came together; and no more of them to a caller who reads none, for they would all be held.
+        answer = None if self.pipeline or self.flow.write_paused else self._shed(cycle.scope)
         if answer is None:
             return super()._start_asgi_task(cycle, app)
         headers = [*self.server_state.default_headers, *answer.raw_headers]

@@ -54,10 +54,15 @@ class SessionRunner:
                 rows[number] = self._run(self._apart, part)
 
         under_way = [lane.run(take_parts) for lane in self._lanes]
-        take_parts()
+        try:
+            take_parts()
+        finally:
+            for _ in left:  # of a batch that failed: nobody computes the rest
+                pass
         for lane, other in zip(self._lanes, under_way, strict=True):
             lane.result(other)
-        return np.concatenate([part for part in rows if part is not None])
+        assert all(part is not None for part in rows), "This is a bug: a part of a batch was taken by nobody."
+        return np.concatenate(rows)  # type: ignore[arg-type]
 
     def _run(self, session: Any, crops: npt.NDArray[np.uint8]) -> Rows:
         """Run crops one piece after the other."""

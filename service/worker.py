@@ -46,6 +46,7 @@ class Worker(Generic[R]):
         """Wait in another thread than the event loop's for the last call's result; a thread that died under it is replaced."""
         while not wait({future}, timeout=LOOK_S).done:
             self.revive()
+        self._last = None  # a call may hold its caller, and he this worker
         return future.result()
 
     def revive(self) -> bool:

@@ -1,6 +1,7 @@
 """What is refused from a request's head alone: by the real server, over a socket, while the queue is full."""
 
 import asyncio
+import gc
 import json
 import threading
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import uvloop
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.doors import Doors, make_server
+from service.doors import Doors, GuardedProtocol, make_server
 from service.shedding import Shedding
 
 DOORS = Doors(connections=1000, patience_s=20.0)
@@ -145,3 +146,23 @@ def test_requests_that_come_together_are_answered_in_their_order(settings, witho
             return [(await answer_of(reader))[0] for _ in range(1501)]
 
     assert run(main()) == [200] + 1500 * [503]
+
+
+def test_answers_are_not_heaped_up_for_a_caller_who_reads_none(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send):
+            refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            _, writer = await send(refused)
+            writer.transport.pause_reading()
+            for _ in range(600):
+                writer.write(100 * refused.encode())
+                await asyncio.sleep(0.001)
+            held = [one.transport.get_write_buffer_size() for one in gc.get_objects() if is_connection(one)]
+            writer.transport.abort()
+            return max(held)
+
+    assert run(main()) < 1_000_000  # sixty thousand answers take twenty times that
+
+
+def is_connection(one):
+    return isinstance(one, GuardedProtocol) and one.transport is not None
