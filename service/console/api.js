@@ -63,8 +63,10 @@ function newKey(tried) {
   const kept = sessionStorage.getItem(KEY);
   if (kept !== null && kept !== tried) return null; // another call has got one meanwhile
   sessionStorage.removeItem(KEY);
-  keyWanted ??= new Promise((resolve) => events.addEventListener("key-given", resolve, { once: true }));
-  announce("key-wanted", tried !== null);
+  if (keyWanted === null) {
+    keyWanted = new Promise((resolve) => events.addEventListener("key-given", resolve, { once: true }));
+    announce("key-wanted", tried !== null); // once: a second time, what is being typed would be gone
+  }
   return keyWanted;
 }
 

@@ -35,6 +35,23 @@ def test_a_wrong_key_is_told_and_the_right_one_lasts_as_long_as_the_tab(keyed, o
     expect(other.locator("#key-form")).to_be_visible()
 
 
+def test_a_late_refusal_of_the_wrong_key_leaves_what_is_being_typed(keyed, open_page):
+    page, late = open_page(keyed.url), []
+    expect(page.locator("#key-form")).to_be_visible()
+    page.route("**/gallery/stats", lambda route: late.append(route))
+    give(page, "wrong")
+    expect(page.locator("#key-problem")).to_have_text("The service does not know that key.")
+    page.get_by_label("This service asks for an API key").fill(KEY)
+    assert late
+    with page.expect_response("**/gallery/stats") as refused:
+        late.pop().continue_()
+    assert refused.value.status == 401
+    page.unroute("**/gallery/stats")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#key-form")).to_be_hidden()
+    expect(page.locator("#facts")).to_contain_text("identities")
+
+
 def test_markup_in_every_field_and_file_name_is_shown_as_it_is_and_never_run(keyed, open_page):
     page = open_page(f"{keyed.url}/#enroll", has_key=True)
     picture = (SAMPLES / "person-18-hall.jpg").read_bytes()
