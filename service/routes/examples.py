@@ -24,7 +24,7 @@ ENROLLED: dict[str, Any] = {
 FOUND: dict[str, Any] = {
     "model_id": MODEL_ID,
     "decision": "match",
-    "threshold": 0.5821,
+    "threshold": 0.4665,
     "threshold_source": "calibration of 2026-01-31 12:00 on Market-1501 (query and gallery lists)",
     "matches": [
         {
@@ -104,12 +104,12 @@ CALIBRATION: dict[str, Any] = {
     "created_at": MOMENT,
     "method": "thresholds from every pair of crops; 95% intervals by a bootstrap over identities",
     "default_far": 0.001,
-    "threshold": 0.5821,
+    "threshold": 0.4665,
     "margin": 0.0476,
     "rates": [
         {
             "far": 0.001,
-            "threshold": 0.5821,
+            "threshold": 0.4665,
             "threshold_interval": [0.5676, 0.5964],
             "far_interval": [0.00074, 0.0013],
             "tar": 0.303,
