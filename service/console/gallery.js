@@ -8,7 +8,7 @@ import { byId, complain, confirmed, count, h, number, span, tell } from "./ui.js
 
 const PAGE = 60;
 const PAUSE_MS = 200; // of typing, before it is looked up
-const state = { cursors: [null], next: null, stats: null, shown: null, dragged: null, asked: 0, open: null };
+const state = { cursors: [null], next: null, stats: null, shown: null, drawn: null, dragged: null, isStale: false, asked: 0, open: null };
 
 const HOW_SEEN = (identity) => `${identity.camids.length ? identity.camids.join(", ") : "camera unknown"}`;
 
@@ -29,6 +29,7 @@ function tile(identity) {
   item.addEventListener("dragend", () => {
     state.dragged = null;
     item.classList.remove("dragged");
+    if (state.isStale) load().catch(complain);
   });
   item.addEventListener("dragover", (event) => {
     if (!state.dragged || state.dragged.pid === identity.pid) return;
@@ -73,12 +74,21 @@ export async function load() {
     return;
   }
   state.next = page.next_cursor;
+  draw(page.identities);
+  showPager();
+}
+
+// Leaves what is right as it stands; and what is being dragged, for the browser would let go of it.
+function draw(identities) {
+  const wanted = JSON.stringify(identities);
+  state.isStale = Boolean(state.dragged) && wanted !== state.drawn;
+  if (wanted === state.drawn || state.isStale) return;
   const held = byId("identities").contains(document.activeElement) ? document.activeElement.hash : null;
-  byId("identities").replaceChildren(...page.identities.map(tile));
+  byId("identities").replaceChildren(...identities.map(tile));
   const again = [...document.querySelectorAll("#identities a")].find((link) => link.hash === held);
   if (held) (again ?? byId("gallery-title")).focus(); // where whoever uses a keyboard was
-  state.shown = page.identities.length;
-  showPager();
+  state.drawn = wanted;
+  state.shown = identities.length;
 }
 
 function showPager() {

@@ -78,6 +78,29 @@ def test_an_empty_gallery_says_how_to_fill_it_and_a_name_nobody_bears_is_told(se
     expect(page.get_by_text("No identity's name begins like this.")).to_be_visible()
 
 
+def test_what_is_being_dragged_stays_in_hand_when_the_gallery_changes(service, open_page):
+    page = open_page(f"{service.url}/#gallery")
+    page.get_by_role("button", name="Enroll five drawn people").click()
+    expect(page.locator("#identities .tile")).to_have_count(5)
+    page.locator(".tile", has_text="Eve").hover()
+    page.mouse.down()
+    page.locator(".tile", has_text="Dev").hover()
+    expect(page.locator(".tile.over")).to_have_count(1)
+    crop = (SAMPLES / "person-06-hall.jpg").read_bytes()
+    httpx.post(f"{service.url}/gallery", files={"crops": crop}, data={"pid": "Fay"}, timeout=60).raise_for_status()
+    page.evaluate("""async () => {
+        const { announce, json } = await import("./api.js");
+        announce("gallery-known", await json("/gallery/stats"));
+    }""")
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#identities .tile")).to_have_count(5)
+    page.locator(".tile", has_text="Dev").hover()
+    page.mouse.up()
+    page.get_by_role("button", name="Merge into Dev").click()
+    expect(page.locator("#notice")).to_contain_text("Eve is now Dev: 2 crops moved")
+    expect(page.locator("#identities .pid")).to_have_text(["Ada", "Ben", "Cleo", "Dev", "Fay"])
+
+
 def rename(page, old, new):
     page.get_by_role("link", name=old, exact=True).click()
     page.get_by_label("Name", exact=True).fill(new)

@@ -1,7 +1,6 @@
 """What is refused from a request's head alone: by the real server, over a socket, while the queue is full."""
 
 import asyncio
-import gc
 import json
 import threading
 from contextlib import asynccontextmanager
@@ -11,7 +10,7 @@ import uvloop
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.doors import Doors, GuardedProtocol, make_server
+from service.doors import Doors, make_server
 from service.shedding import Shedding
 
 DOORS = Doors(connections=1000, patience_s=20.0)
@@ -27,7 +26,10 @@ def gate_fixture():
 
 @asynccontextmanager
 async def full(settings, without, gate, pictures):
-    """A server whose one place is taken and whose runtime waits at the gate; gives the application and a way to send a head."""
+    """A server whose one place is taken and whose runtime waits at the gate.
+
+    Gives the application, a way to send a head, and the server's connections.
+    """
     passes = iter([True])
 
     def before(size):
@@ -60,7 +62,7 @@ async def full(settings, without, gate, pictures):
             waiting = await send(crop.encode() + body)
             while not batcher.waiting:
                 await asyncio.sleep(0.001)
-            yield app, send
+            yield app, send, server.server_state.connections
             gate.set()
             for reader, _ in (running, waiting):
                 assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
@@ -89,7 +91,7 @@ def run(work):
 @pytest.mark.parametrize("path", ["/embed?encoding_format=base64", "/search?k=3", "/gallery"])
 def test_crops_that_find_no_room_are_refused_before_their_body_comes(settings, without, gate, pictures, path):
     async def main():
-        async with full(settings, without, gate, pictures) as (app, send):
+        async with full(settings, without, gate, pictures) as (app, send, _):
             reader, _ = await send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: mine\r\n{UPLOAD}\r\n")
             answer = await answer_of(reader)
             return answer, app.state.telemetry.text().decode()
@@ -104,7 +106,7 @@ def test_crops_that_find_no_room_are_refused_before_their_body_comes(settings, w
 
 def test_after_a_refusal_the_connection_serves_on(settings, without, gate, pictures):
     async def main():
-        async with full(settings, without, gate, pictures) as (_, send):
+        async with full(settings, without, gate, pictures) as (_, send, _):
             refused = f"POST /embed HTTP/1.1\r\nHost: localhost\r\n{UPLOAD}\r\n".replace("1000000", "4")
             connection = await send(refused + "bodyGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             first, second = await answer_of(connection[0]), await answer_of(connection[0])
@@ -118,7 +120,7 @@ def test_after_a_refusal_the_connection_serves_on(settings, without, gate, pictu
 def test_who_may_not_call_is_told_that_and_not_that_there_is_no_room(settings, without, gate, pictures):
     async def main():
         keys = {"api_keys": SecretStr("full"), "read_only_keys": SecretStr("reader")}
-        async with full(settings.model_copy(update=keys), without, gate, pictures) as (_, send):
+        async with full(settings.model_copy(update=keys), without, gate, pictures) as (_, send, _):
             statuses = []
             for path, key in (("/embed", "wrong"), ("/gallery", "reader"), ("/embed", "reader"), ("/gallery", "full")):
                 head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n{UPLOAD}\r\n"
@@ -130,7 +132,7 @@ def test_who_may_not_call_is_told_that_and_not_that_there_is_no_room(settings, w
 
 def test_what_brings_no_crops_is_served_while_the_queue_is_full(settings, without, gate, pictures):
     async def main():
-        async with full(settings, without, gate, pictures) as (_, send):
+        async with full(settings, without, gate, pictures) as (_, send, _):
             calls = ("GET /livez", "GET /gallery", "GET /model", "GET /embed", "POST /nowhere")
             heads = [f"{call} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n" for call in calls]
             return [(await answer_of((await send(head))[0]))[0] for head in heads]
@@ -140,7 +142,7 @@ def test_what_brings_no_crops_is_served_while_the_queue_is_full(settings, withou
 
 def test_requests_that_come_together_are_answered_in_their_order(settings, without, gate, pictures):
     async def main():
-        async with full(settings, without, gate, pictures) as (_, send):
+        async with full(settings, without, gate, pictures) as (_, send, _):
             refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
             reader, _ = await send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + 1500 * refused)
             return [(await answer_of(reader))[0] for _ in range(1501)]
@@ -150,19 +152,15 @@ def test_requests_that_come_together_are_answered_in_their_order(settings, witho
 
 def test_answers_are_not_heaped_up_for_a_caller_who_reads_none(settings, without, gate, pictures):
     async def main():
-        async with full(settings, without, gate, pictures) as (_, send):
+        async with full(settings, without, gate, pictures) as (_, send, connections):
             refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
             _, writer = await send(refused)
             writer.transport.pause_reading()
             for _ in range(600):
                 writer.write(100 * refused.encode())
                 await asyncio.sleep(0.001)
-            held = [one.transport.get_write_buffer_size() for one in gc.get_objects() if is_connection(one)]
+            held = [one.transport.get_write_buffer_size() for one in connections]
             writer.transport.abort()
             return max(held)
 
     assert run(main()) < 1_000_000  # sixty thousand answers take twenty times that
-
-
-def is_connection(one):
-    return isinstance(one, GuardedProtocol) and one.transport is not None
