@@ -84,12 +84,13 @@ def test_what_is_being_dragged_stays_in_hand_when_the_gallery_changes(service, o
     expect(page.locator("#identities .tile")).to_have_count(5)
     page.locator(".tile", has_text="Eve").hover()
     page.mouse.down()
+    page.locator(".tile", has_text="Dev").hover()  # the first move begins to drag, the second is over the tile
     page.locator(".tile", has_text="Dev").hover()
     expect(page.locator(".tile.over")).to_have_count(1)
     crop = (SAMPLES / "person-06-hall.jpg").read_bytes()
     httpx.post(f"{service.url}/gallery", files={"crops": crop}, data={"pid": "Fay"}, timeout=60).raise_for_status()
     page.evaluate("""async () => {
-        const { announce, json } = await import("./api.js");
+        const { announce, json } = await import("/console/api.js");
         announce("gallery-known", await json("/gallery/stats"));
     }""")
     page.wait_for_load_state("networkidle")
