@@ -2,8 +2,9 @@
 
 A batch is formed the moment the runtime is free, from whatever waits, up to batch_max items. Callers take turns of half a
 batch: whoever brings no more is served in the order of coming, and one who brings a thousand holds nobody up for longer
-than a turn. No polling, and no timer unless max_wait_s asks for one. All state lives on the event loop; only `run` leaves
-it, in a thread of its own, so that a long forward pass never blocks the loop.
+than a turn. No polling, and no waiting for more unless max_wait_s asks for it. All state lives on the event loop; only `run`
+leaves it, in a thread of its own, so that a long forward pass never blocks the loop. While items wait, a batch's results are
+given to its callers once the next has got under way: what they do then would keep its thread from the interpreter.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ U = TypeVar("U")
 FIRST_GUESS_S = 1.0  # retry-after before anything has been timed
 SHORTEST_S = 1e-6  # a clock may not move between two readings
 RATE_MEMORY = 0.8  # weight of the past in the running items-per-second estimate
+HEAD_START_S = 0.001  # of a batch before the last one's callers go on
 RESERVE = 4  # a quarter of the queue is kept for requests of no more than a batch
 
 log = logging.getLogger("service")
@@ -106,6 +108,7 @@ class Batcher(Generic[T, U]):
         self._batch_max, self._queue_max, self._max_wait_s, self._longest_s = batch_max, queue_max, max_wait_s, longest_s
         self._turn = max(1, batch_max // 2)  # items of one caller in a row, while others wait
         self._jobs: dict[_Job[T, U], None] = {}  # whose turn it is first; a caller that leaves is removed in O(1)
+        self._done: list[tuple[list[tuple[_Job[T, U], list[T]]], Sequence[U]]] = []  # batches computed and not delivered
         self._rooms: dict[Room[T, U], None] = {}  # every one that holds places
         self._waiting = self._running = 0
         self._items_per_s = 0.0
@@ -210,16 +213,21 @@ class Batcher(Generic[T, U]):
         return future
 
     async def _form_batches(self) -> None:
-        while self._jobs or self._waiting or not self._closing:
-            if not self._jobs:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
-            if self._max_wait_s:
-                await self._wait_for_more()
-            shares = self._take()
-            if shares:
-                await self._run_batch(shares)
+        try:
+            while self._jobs or self._waiting or not self._closing:
+                if not self._jobs:
+                    self._deliver()
+                    self._changed.clear()
+                    await self._changed.wait()
+                    continue
+                if self._max_wait_s:
+                    self._deliver()
+                    await self._wait_for_more()
+                shares = self._take()
+                if shares:
+                    await self._run_batch(shares)
+        finally:
+            self._deliver()
 
     async def _wait_for_more(self) -> None:
         """Wait until a batch is full or the oldest job has waited its time."""
@@ -260,14 +268,16 @@ class Batcher(Generic[T, U]):
         items = [item for _, share in shares for item in share]
         started = self._moved_at = self._clock()
         self._running, failure = len(items), None
+        call = self._thread.run(partial(self._run, items))
         try:
-            results = await asyncio.wrap_future(self._thread.run(partial(self._run, items)))
+            await self._deliver_soon()
+            results = await asyncio.wrap_future(call)
             if len(results) != len(items):
                 raise InferenceFailed(f"the runtime returned {len(results)} rows for {len(items)} crops")
         except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
             failure = error
         else:
-            self._deliver(shares, results)
+            self._done.append((shares, results))
         self._moved_at, self._running = self._clock(), 0
         ran_s = self._moved_at - started
         if failure is None:  # one that fails at once is no fast one
@@ -280,13 +290,24 @@ class Batcher(Generic[T, U]):
                 if not share[0].future.done():
                     await self._run_batch([share])
 
-    def _deliver(self, shares: list[tuple[_Job[T, U], list[T]]], results: Sequence[U]) -> None:
-        start = 0
-        for job, share in shares:
-            job.results.extend(results[start : start + len(share)])
-            start += len(share)
-            if len(job.results) == len(job.items) and not job.future.done():
-                job.future.set_result(job.results)
+    async def _deliver_soon(self) -> None:
+        """Deliver the last batch once the next has got under way."""
+        try:
+            if self._done:
+                await asyncio.sleep(HEAD_START_S)
+        finally:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Give callers what has been computed for them."""
+        done, self._done = self._done, []
+        for shares, results in done:
+            start = 0
+            for job, share in shares:
+                job.results.extend(results[start : start + len(share)])
+                start += len(share)
+                if len(job.results) == len(job.items) and not job.future.done():
+                    job.future.set_result(job.results)
 
     def _fail(self, job: _Job[T, U], error: Exception) -> None:
         if not job.future.done():

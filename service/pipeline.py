@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from service import crops
 from service.batcher import Batcher, BatchReport, Room
+from service.decoding import Decoding
 from service.embedder import Embeds, embed_each, one_line
 from service.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, ModelNotReady, ServiceError, UndecodableImage
 from service.intake import RawCrop
@@ -65,8 +67,9 @@ class Pipeline:
         decode_threads: int,
     ) -> None:
         self._embedder, self._telemetry = embedder, telemetry
-        self._max_pixels, self._deadline_s, self._decode_threads = max_pixels, deadline_s, decode_threads
+        self._max_pixels, self._deadline_s = max_pixels, deadline_s
         self.decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
+        self._decoding: Decoding[RawCrop, Prepared | ServiceError] = Decoding(self.decoders, threads=decode_threads)
         self._not_ready: str | None = "the first forward pass has not run yet"
         self._passed_at = 0.0
         self._trial: asyncio.Task[None] | None = None
@@ -178,7 +181,7 @@ class Pipeline:
 
     async def _embed(self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool) -> list[Embedded | ServiceError]:
         with self._telemetry.traces.step("decode"):
-            prepared = await self._prepare_all(raw, keep)
+            prepared = await self._decoding.map(partial(self._prepare, keep=keep), raw)
         good = [crop for crop in prepared if isinstance(crop, Prepared)]
         with self._telemetry.traces.step("infer"):  # the wait for the runtime included
             rows = iter(await room.submit([crop.pixels for crop in good]))
@@ -186,19 +189,6 @@ class Pipeline:
         count = sum(isinstance(outcome, Embedded) for outcome in outcomes)
         self._telemetry.count_crops(embedded=count, refused=len(raw) - count)
         return outcomes
-
-    async def _prepare_all(self, raw: Sequence[RawCrop], keep: bool) -> list[Prepared | ServiceError]:
-        """Decode one request's crops, as many at once as there are threads: the next request gets its turn soon."""
-        loop = asyncio.get_running_loop()
-        if len(raw) == 1:  # what trackers send, hundreds a second: without a task and a semaphore
-            return [await loop.run_in_executor(self.decoders, self._prepare, raw[0], keep)]
-        lanes = asyncio.Semaphore(self._decode_threads)
-
-        async def prepare(crop: RawCrop) -> Prepared | ServiceError:
-            async with lanes:
-                return await loop.run_in_executor(self.decoders, self._prepare, crop, keep)
-
-        return await asyncio.gather(*map(prepare, raw))
 
     def _prepare(self, raw: RawCrop, keep: bool) -> Prepared | ServiceError:
         """Decode one crop; runs in a decoding thread."""

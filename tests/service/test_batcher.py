@@ -245,3 +245,21 @@ def test_whoever_leaves_everybody_else_gets_exactly_their_own(requests, batch_ma
         assert all(1 <= size <= batch_max for size in seen)
 
     asyncio.run(main())
+
+
+def test_a_batchs_callers_go_on_while_the_next_one_computes():
+    async def main():
+        gate = Gate(shut=True)
+        batcher = batcher_of(gate, batch_max=2)
+        batcher.start()
+        first = await queued(batcher, [0])
+        await gate.until_entered()
+        second = await queued(batcher, [1])
+        gate.open.set()
+        seen = []
+        first.add_done_callback(lambda _: seen.append((gate.batches[-1], second.done())))
+        assert await asyncio.gather(first, second) == [[0], [2]]
+        assert seen == [([1], False)]
+        await batcher.close()
+
+    asyncio.run(main())
