@@ -8,7 +8,6 @@ import resource
 import socket
 import sys
 import termios
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from fastapi.responses import Response
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.middleware import new_request_id
 from service.receiving import SLOWEST_BYTES_S
 from service.refusals import Refusals
 
@@ -168,7 +168,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer in the form of all errors, below the application, and close."""
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id()
         self._refusals.note(code, client=self.client, request_id=request_id)
         body = orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
         phrase = http.HTTPStatus(status).phrase

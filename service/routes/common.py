@@ -25,29 +25,29 @@ async def get_parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(get_parts)]
 
 
-async def check_origin(request: Request, parts: PartsDep) -> None:
+async def check_origin(request: Request) -> None:
     """Refuse what a page of another site makes a browser send."""
-    headers, is_change = request.headers, request.method not in ("GET", "HEAD")
+    parts, headers = await get_parts(request), request.headers
+    is_change = request.method not in ("GET", "HEAD")
     parts.access.check_origin(origin=headers.get("origin"), host=headers.get("host"), is_change=is_change)
 
 
-# For the document's sake: what a key may do is settled by Access, from the header itself.
-Bearer = Annotated[object, Security(HTTPBearer(auto_error=False, description="A key, where the service has any."))]
+class Key(HTTPBearer):
+    """Refuses a caller without a key, or without one that may write; to FastAPI it is what the document says of keys."""
+
+    def __init__(self, *, writes: bool) -> None:
+        super().__init__(scheme_name="HTTPBearer", auto_error=False, description="A key, where the service has any.")
+        self._writes = writes
+
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]  # nobody wants to know the key
+        """Let the caller of a request pass, or raise MissingKey or ReadOnlyKey."""
+        (await get_parts(request)).access.check(request.headers.get("authorization"), writes=self._writes)
 
 
-async def check_reader(request: Request, parts: PartsDep, _: Bearer) -> None:
-    """Refuse a caller without a key."""
-    parts.access.check(request.headers.get("authorization"), writes=False)
-
-
-async def check_writer(request: Request, parts: PartsDep, _: Bearer) -> None:
-    """Refuse a caller without a key that may write."""
-    parts.access.check(request.headers.get("authorization"), writes=True)
-
-
+# Each of these and each that one of them asks for is looked up anew in every request: they ask for none.
 SAME_ORIGIN = Depends(check_origin)
-READS = Depends(check_reader)
-WRITES = Depends(check_writer)
+READS = Security(Key(writes=False))
+WRITES = Security(Key(writes=True))
 
 
 def only(model: type[BaseModel]) -> Any:
