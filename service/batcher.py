@@ -72,7 +72,7 @@ class Room(Generic[T, U]):
         self._batcher._waiting -= count
         self._batcher._changed.set()
         if not self.held:
-            self._batcher._rooms.pop(self, None)
+            self._batcher._large_rooms.pop(self, None)
 
     def __enter__(self) -> "Room[T, U]":
         return self
@@ -109,7 +109,7 @@ class Batcher(Generic[T, U]):
         self._turn = max(1, batch_max // 2)  # items of one caller in a row, while others wait
         self._jobs: dict[_Job[T, U], None] = {}  # whose turn it is first; a caller that leaves is removed in O(1)
         self._done: list[tuple[list[tuple[_Job[T, U], list[T]]], Sequence[U]]] = []  # batches computed and not delivered
-        self._rooms: dict[Room[T, U], None] = {}  # every one that holds places
+        self._large_rooms: dict[Room[T, U], None] = {}  # that hold more than a turn's places
         self._waiting = self._running = 0
         self._items_per_s = 0.0
         self._moved_at = 0.0  # when a batch last began or ended, or an idle queue got its first job
@@ -184,7 +184,8 @@ class Batcher(Generic[T, U]):
             )
         self._waiting += count
         room = Room(self, count)
-        self._rooms[room] = None
+        if count > self._turn:
+            self._large_rooms[room] = None
         return room
 
     def _limit(self, count: int) -> int:
@@ -195,7 +196,7 @@ class Batcher(Generic[T, U]):
     def _served_in_s(self, count: int) -> float:
         """Estimate how long `count` more items would take, those of others that come before their last turn included."""
         turns = math.ceil(count / self._turn) * self._turn
-        before = self._running + sum(min(room.held, turns) for room in self._rooms)
+        before = self._running + self._waiting - sum(max(0, room.held - turns) for room in self._large_rooms)
         return (before + count) / self._items_per_s if self._items_per_s else 0.0
 
     def _enqueue(self, items: Sequence[T], room: Room[T, U]) -> Awaitable[list[U]]:
