@@ -6,8 +6,9 @@ together, each crop's distances divided by its largest; neighbour lists of k1 + 
 round(k1 / 2) + 1, where a half rounds to the even number, as numpy's `around` does in that code.
 
 How we differ from it: float32 throughout, where it keeps weights and Jaccard distances in float16; equally close crops come in
-the order of their numbers, where its sort leaves them to chance; a crop is in its own list even when duplicates of it would fill
-the list; and nothing N x N is ever held: memory is O(N k1) beside the embeddings and one block.
+the order of their numbers, where its sort leaves them to chance (equally by the product's last bit, which for one crop given
+twice may depend on where it stands); a crop is in its own list even when duplicates of it would fill the list; and nothing
+N x N is ever held: memory is O(N k1) beside the embeddings and one block.
 
 Legend: Q queries, G gallery crops, N = Q + G crops numbered query first, D dimensions, K = k1 + 1 neighbours, H half a list,
 R rows of a chunk. A re-ranked distance (lower is closer) depends on the whole set: never compare it with a threshold.

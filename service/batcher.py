@@ -10,6 +10,7 @@ given to its callers once the next has got under way: what they do then would ke
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -114,6 +115,8 @@ class Batcher(Generic[T, U]):
         self._items_per_s = 0.0
         self._moved_at = 0.0  # when a batch last began or ended, or an idle queue got its first job
         self._changed = asyncio.Event()
+        self._ran = threading.Event()  # cleared while a batch computes
+        self._ran.set()
         self._closing = False
         self._thread: Worker[Sequence[U]] = Worker("inference")
         self._former: asyncio.Task[None] | None = None
@@ -158,6 +161,10 @@ class Batcher(Generic[T, U]):
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
         return self._clock() - self._moved_at if self._running or self._jobs else 0.0
+
+    def rest(self, limit_s: float) -> None:
+        """Hold up the event loop itself, until the batch under way has been computed or the limit is reached."""
+        self._ran.wait(limit_s)
 
     def admit(self, count: int) -> Room[T, U]:
         """Hold `count` places in the queue, to be used in a `with` block.
@@ -269,7 +276,9 @@ class Batcher(Generic[T, U]):
         items = [item for _, share in shares for item in share]
         started = self._moved_at = self._clock()
         self._running, failure = len(items), None
+        self._ran.clear()
         call = self._thread.run(partial(self._run, items))
+        call.add_done_callback(lambda _: self._ran.set())
         try:
             await self._deliver_soon()
             results = await asyncio.wrap_future(call)

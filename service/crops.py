@@ -59,10 +59,15 @@ def decode(content: bytes | Pixels, *, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(f"{error}; wanted at most {max_pixels} pixels, send the crop alone") from None
     except UnidentifiedImageError:
         raise UndecodableImage(
-            f"got {len(content)} bytes beginning {content[:8]!r}, wanted a whole JPEG, PNG, WebP or BMP picture"
+            f"got {len(content)} bytes beginning {show(content[:8])}, wanted a whole JPEG, PNG, WebP or BMP picture"
         ) from None
     except Exception as error:  # hostile bytes reach OSError, ValueError, SyntaxError, NotImplementedError, struct.error
         raise UndecodableImage(f"got a broken picture ({error}), wanted a whole one; send it again") from None
+
+
+def show(start: bytes) -> str:
+    """Spell bytes for people: text as it is, the rest as \\x and two digits."""
+    return repr(start).removeprefix("b")
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

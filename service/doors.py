@@ -128,8 +128,7 @@ class GuardedProtocol(HttpToolsProtocol):
             headers.append((b"connection", b"close"))
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[answer.status_code] + head + b"\r\n" + answer.body)
-        cycle.response_started = cycle.response_complete = True  # whatever comes of the body is dropped
-        cycle.message_event.set()
+        cycle.response_complete = True  # whatever comes of the body is dropped
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -18,7 +18,7 @@ SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestTrail:
-    """Outermost layer: every answer gets X-Request-ID, every request one log line, every surprise a fixed 500."""
+    """Outermost layer: every answer gets X-Request-ID, what is handled here a log line, every surprise a fixed 500."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self.app, self.telemetry = app, telemetry

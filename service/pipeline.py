@@ -160,7 +160,7 @@ class Pipeline:
     def admit(self, count: int) -> CropRoom:
         """Hold places for the crops of one request, to be used in a `with` block.
 
-        Whoever reads a small body and calls this without awaiting anything else finds the room that `check_room` promised.
+        A single crop whose request awaits nothing since `check_room` finds the room that was seen there; reading a body awaits.
 
         Raises:
             Overloaded, TooManyCrops: at once, nothing decoded.

@@ -40,6 +40,7 @@ CHOICES = {
     "tensorrt": (Choice("tensorrt", TENSORRT),),  # it captures one graph whatever its id, and the ladder needs one a size
     "auto": (*CUDA_CHOICES, CPU),
 }
+NOT_INSTALLED = "this onnxruntime is the one for CPUs; for a GPU install onnxruntime-gpu instead"
 
 
 def start_best(provider: str, start: Callable[[Choice], T], *, precision: str, runtime: Any = onnxruntime) -> tuple[Choice, T]:
@@ -62,9 +63,11 @@ def start_best(provider: str, start: Callable[[Choice], T], *, precision: str, r
             started = start(choice)
         except StartupError as error:
             reason = str(error).removeprefix(f"REID_PROVIDER={choice.name}: ")
-            refusals.setdefault(reason, choice)
             if choice.providers[0] in available:
                 level = logging.WARNING  # what is installed should have worked
+            elif provider == "auto":  # nobody has asked for it
+                reason = NOT_INSTALLED
+            refusals.setdefault(reason, choice)
         else:
             break
     else:

@@ -65,7 +65,10 @@ class Settings(BaseSettings):
     max_crops: int = Field(default=256, ge=1, description="Most crops in one request.")
     max_pixels: int = Field(default=16_000_000, ge=1, description="Most pixels in one crop, checked before decoding.")
     batch_max: int = Field(
-        default=0, ge=0, description="Most crops in one forward pass; 0 takes what suits the device: 16 a core, 64 on a GPU."
+        default=0,
+        ge=0,
+        description="Most crops in one forward pass; 0 takes what suits the device: 16 a core, "
+        "64 on a GPU. Under 2 a core the cores share every pass, which is slower.",
     )
     batch_wait_ms: float = Field(
         default=0.0, ge=0, le=1000, description="Wait for a fuller batch; 0 forms a batch whenever the runtime is free."

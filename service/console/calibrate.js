@@ -48,7 +48,7 @@ function found(used, made) {
       {},
       histogram(made),
       ...made.warnings.map((words) => h("p", { class: "warning" }, `Take care: ${words}.`)),
-      h("p", { class: "hint" }, "Once used, every search goes by them, here and from programs. The way back is by hand: remove the service's own calibration file and start it again."),
+      h("p", { class: "hint" }, "They are measured once more as the gallery then stands. Once used, every search goes by them, here and from programs. The way back is by hand: remove the service's own calibration file and start it again."),
     ),
   ];
 }
@@ -59,7 +59,10 @@ export async function calibrate() {
   const place = h("div", { class: "measured" }, h("progress", { "aria-label": "Comparing crops" }));
   const use = async () => {
     said.textContent = "Measured once more, to be kept …";
-    const made = await json("/calibration?apply=true", { method: "POST" });
+    const made = await json("/calibration?apply=true", { method: "POST" }).catch((error) => {
+      said.textContent = "Nothing was taken: searches go by the thresholds they had.";
+      throw error;
+    });
     tell(`Searches go by a cosine of ${made.threshold.toFixed(3)} from now on, from ${made.source}.`);
     announce("calibrated");
     box.close();

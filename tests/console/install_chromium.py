@@ -8,11 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 from tests.console.browsing import MISSING, chromium
 
 APT = ("apt-get", "-y", "-qq", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=120")
 # Its recommendations are a desktop's: printing, portals, 200 MB that a browser without a screen never uses.
+STEP_S = 600
 STEPS = ((*APT, "update"), (*APT, "--no-install-recommends", "install", "chromium"))
 
 
@@ -21,7 +23,9 @@ def main() -> int:
     if chromium() is None and os.geteuid() == 0 and shutil.which("apt-get"):
         sys.stderr.write("installing Chromium for the tests of the console: apt-get install chromium\n")
         for step in STEPS:
-            subprocess.run(step, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, stdout=subprocess.DEVNULL)
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            with suppress(subprocess.TimeoutExpired):  # whether it is there is looked at below
+                subprocess.run(step, env=environment, stdout=subprocess.DEVNULL, timeout=STEP_S)
     if chromium() is not None:
         return 0
     sys.stderr.write(f"{MISSING}\n")

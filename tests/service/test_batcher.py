@@ -1,6 +1,7 @@
 """Batching: order, pairing, cancellation, draining."""
 
 import asyncio
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -260,6 +261,25 @@ def test_a_batchs_callers_go_on_while_the_next_one_computes():
         first.add_done_callback(lambda _: seen.append((gate.batches[-1], second.done())))
         assert await asyncio.gather(first, second) == [[0], [2]]
         assert seen == [([1], False)]
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_the_loop_rests_while_a_batch_computes_and_no_longer_than_it_may():
+    async def main():
+        gate = Gate(shut=True)
+        batcher = batcher_of(gate)
+        batcher.rest(60)  # nothing computes: not at all
+        batcher.start()
+        asked = await queued(batcher, [1])
+        await gate.until_entered()
+        batcher.rest(0.001)
+        assert not asked.done()
+        threading.Timer(0.01, gate.open.set).start()
+        batcher.rest(60)
+        assert await asked == [2]
+        batcher.rest(60)
         await batcher.close()
 
     asyncio.run(main())

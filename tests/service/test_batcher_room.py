@@ -89,6 +89,14 @@ def test_a_large_request_leaves_a_quarter_of_the_queue_to_small_ones():
             batcher.admit(1)
 
 
+def test_requests_of_a_batch_are_not_small_where_a_batch_is_most_of_the_queue():
+    batcher = batcher_of(Gate(), batch_max=32, queue_max=40)
+    with batcher.admit(28):
+        with pytest.raises(Overloaded, match="28 crops wait and 30 is the limit, no room for 11 more"):
+            batcher.admit(11)
+        batcher.admit(10).free(10)
+
+
 def test_a_large_request_that_comes_alone_may_fill_the_queue():
     with batcher_of(Gate(), queue_max=40).admit(40) as room:
         assert room.held == 40

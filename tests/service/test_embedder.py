@@ -1,5 +1,6 @@
 """Loading artefacts and running them."""
 
+import gc
 import logging
 import threading
 
@@ -243,3 +244,20 @@ def test_the_cores_share_a_batch_and_not_a_crop_alone(tiny):
 @pytest.mark.parametrize(("threads", "asked", "found"), [(1, 0, 16), (3, 0, 48), (3, 5, 5)])
 def test_twice_as_many_crops_suit_a_pass_as_its_cores_take_at_once(tiny, threads, asked, found):
     assert Embedder.open(tiny, provider="cpu", threads=threads, batch_max=asked).batch_max == found
+
+
+def test_an_embedder_that_nobody_holds_ends_its_threads_at_once(tiny):
+    before = threading.active_count()
+    gc.collect()
+    gc.disable()
+    try:
+        embedder = Embedder.open(tiny, provider="cpu", threads=3)
+        embedder.embed(CROPS[:24])
+        lanes = [thread for thread in threading.enumerate() if thread.name in ("inference 2", "inference 3")]
+        assert threading.active_count() >= before + 2
+        del embedder
+        for lane in lanes:
+            lane.join(timeout=10)
+        assert not any(lane.is_alive() for lane in lanes)
+    finally:
+        gc.enable()

@@ -54,7 +54,7 @@ def test_auto_takes_the_cpu_where_the_runtime_has_nothing_else_and_says_why(capl
     assert choice == CPU
     assert record.levelno == logging.INFO
     assert record.fields["chosen"] == "cpu"
-    assert record.fields["not"].startswith("cuda with CUDA graphs: got a runtime with")
+    assert record.fields["not"].startswith("cuda with CUDA graphs: this onnxruntime is the one for CPUs")
     assert "tensorrt" not in record.fields["not"]
 
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.doors import Doors, make_server
-from service.shedding import Shedding
+from service.shedding import REST_S, Shedding
 
 DOORS = Doors(connections=1000, patience_s=20.0)
 UPLOAD = "Content-Type: image/png\r\nContent-Length: 1000000\r\n"  # announced, never sent
@@ -164,3 +164,30 @@ def test_answers_are_not_heaped_up_for_a_caller_who_reads_none(settings, without
             return max(held)
 
     assert run(main()) < 1_000_000  # sixty thousand answers take twenty times that
+
+
+def test_a_connection_that_was_refused_is_closed_when_it_rests(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send, connections):
+            reader, _ = await send("POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            assert (await answer_of(reader))[0] == 503
+            resting = [one for one in connections if one.timeout_keep_alive_task is not None]
+            assert len(resting) == 1  # the two that wait for their answers do not rest
+            resting[0].timeout_keep_alive_handler()
+            return await reader.read()
+
+    assert run(main()) == b""
+
+
+def test_after_refusals_the_loop_rests_once_and_serves_the_others_then(settings, without, gate, pictures, monkeypatch):
+    async def main():
+        async with full(settings, without, gate, pictures) as (app, send, _):
+            rests = []
+            monkeypatch.setattr(app.state.parts.pipeline.batcher, "rest", rests.append)
+            refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            reader, _ = await send(3 * refused + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            statuses = [(await answer_of(reader))[0] for _ in range(4)]
+            return statuses, rests
+
+    statuses, rests = run(main())
+    assert statuses == [503, 503, 503, 200] and rests and set(rests) == {REST_S} and len(rests) < 4
