@@ -19,9 +19,10 @@ function verdict(answer) {
   return ["Unknown", `The closest, ${best.pid}, has cosine ${cosine}, under the threshold ${bound}.`];
 }
 
-export function verdictBox(answer) {
+// asked: a picture of who was searched for, where the answer stands out of its sight.
+export function verdictBox(answer, asked) {
   const [decision, reason] = verdict(answer);
-  return h("div", { class: `verdict ${answer.decision}` }, h("strong", {}, decision), h("span", {}, reason));
+  return h("div", { class: `verdict ${answer.decision}` }, h("strong", {}, decision), h("span", {}, reason), asked);
 }
 
 export function identityLink(pid) {

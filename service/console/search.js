@@ -94,7 +94,7 @@ function clearAnswer() {
 function showAnswer(plain, reranked) {
   const answer = reranked ?? plain;
   noteProblems(answer.rejected ?? []);
-  byId("verdict").replaceChildren(verdictBox(answer));
+  byId("verdict").replaceChildren(verdictBox(answer, askedAgain()));
   byId("matches").replaceChildren(reranked ? bothOrders(plain, reranked) : cards(plain));
   byId("matches").classList.remove("stale");
   const { embed, search, rerank } = answer.took_ms;
@@ -102,6 +102,14 @@ function showAnswer(plain, reranked) {
   const compared = count(answer.searched.entries, "crop");
   byId("took").textContent = `Compared with ${compared}: ${steps.map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(", ")}.`;
   if (answer.threshold_source) byId("took").textContent += ` Threshold from: ${answer.threshold_source}.`;
+}
+
+function askedAgain() {
+  if (!matchMedia(NARROW).matches) return null;
+  const good = state.crops.find((one) => !one.problem);
+  const picture = good ? chosenPicture(good.file, "") : crop(state.entryId, "");
+  picture.classList.add("asked-again");
+  return picture;
 }
 
 function noteProblems(rejected) {

@@ -31,6 +31,7 @@ from tests.service.conftest import FakeEmbedder, draw
 
 Named = tuple[str, bytes]
 
+READ_EVERY = 1000  # pictures, between two looks at memory: growth that does not end is a leak
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -204,8 +205,8 @@ async def attack(pictures: Iterator[Named], *, minutes: float) -> tuple[Counter[
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=None) as http,
         ):
             good = await embed(http, encoded(draw(5), "PNG"))
-            first_kb = resident_kb()
-            for name, content in pictures:
+            memory_kb = [resident_kb()]
+            for number, (name, content) in enumerate(pictures, start=1):
                 begun = time.monotonic()
                 answer = await embed(http, content)
                 slowest = max(slowest, (time.monotonic() - begun, name))
@@ -215,9 +216,13 @@ async def attack(pictures: Iterator[Named], *, minutes: float) -> tuple[Counter[
                     keep = Path(tempfile.mkdtemp()) / "picture"
                     keep.write_bytes(content)
                     sys.exit(f"bad_images: {name}: {answer.status_code} {answer.text[:300]}; the picture is {keep}")
+                if number % READ_EVERY == 0:
+                    memory_kb.append(resident_kb())
                 if begun > until:
                     break
-    return answers, f"slowest {slowest[0]:.2f} s: {slowest[1]}; resident memory {first_kb // 1024} -> {resident_kb() // 1024} MiB"
+            memory_kb.append(resident_kb())
+    mib = ", ".join(str(kb // 1024) for kb in memory_kb)
+    return answers, f"slowest {slowest[0]:.2f} s: {slowest[1]}; resident memory, every {READ_EVERY} pictures: {mib} MiB"
 
 
 def everything(seed: int) -> Iterator[Named]:
