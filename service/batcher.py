@@ -27,6 +27,7 @@ FIRST_GUESS_S = 1.0  # retry-after before anything has been timed
 SHORTEST_S = 1e-6  # a clock may not move between two readings
 RATE_MEMORY = 0.8  # weight of the past in the running items-per-second estimate
 HEAD_START_S = 0.001  # of a batch before the last one's callers go on
+LONGEST_REST_S = 1.0
 RESERVE = 4  # a quarter of the queue is kept for requests of no more than a batch
 
 log = logging.getLogger("service")
@@ -163,8 +164,12 @@ class Batcher(Generic[T, U]):
         return self._clock() - self._moved_at if self._running or self._jobs else 0.0
 
     def rest(self, limit_s: float) -> None:
-        """Hold up the event loop itself, until the batch under way has been computed or the limit is reached."""
-        self._ran.wait(limit_s)
+        """Hold up the event loop itself, until the batch under way has been computed or the limit is reached.
+
+        Not when nothing is under way, when it takes so long that it may hang, or when the service is about to end.
+        """
+        if not self._closing and self.stalled_s() < LONGEST_REST_S:
+            self._ran.wait(limit_s)
 
     def admit(self, count: int) -> Room[T, U]:
         """Hold `count` places in the queue, to be used in a `with` block.
@@ -202,7 +207,7 @@ class Batcher(Generic[T, U]):
 
     def _served_in_s(self, count: int) -> float:
         """Estimate how long `count` more items would take, those of others that come before their last turn included."""
-        turns = math.ceil(count / self._turn) * self._turn
+        turns = math.ceil(max(1, count) / self._turn) * self._turn
         before = self._running + self._waiting - sum(max(0, room.held - turns) for room in self._large_rooms)
         return (before + count) / self._items_per_s if self._items_per_s else 0.0
 
@@ -279,9 +284,12 @@ class Batcher(Generic[T, U]):
         self._ran.clear()
         call = self._thread.run(partial(self._run, items))
         call.add_done_callback(lambda _: self._ran.set())
+        running = asyncio.wrap_future(call)
         try:
-            await self._deliver_soon()
-            results = await asyncio.wrap_future(call)
+            if self._done:
+                await asyncio.wait({running}, timeout=HEAD_START_S)
+                self._deliver()
+            results = await running
             if len(results) != len(items):
                 raise InferenceFailed(f"the runtime returned {len(results)} rows for {len(items)} crops")
         except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
@@ -299,14 +307,6 @@ class Batcher(Generic[T, U]):
             for share in shares:
                 if not share[0].future.done():
                     await self._run_batch([share])
-
-    async def _deliver_soon(self) -> None:
-        """Deliver the last batch once the next has got under way."""
-        try:
-            if self._done:
-                await asyncio.sleep(HEAD_START_S)
-        finally:
-            self._deliver()
 
     def _deliver(self) -> None:
         """Give callers what has been computed for them."""

@@ -1,7 +1,7 @@
 """Decoding in threads: the items of many callers, one of each in turn, results given back several at a time.
 
 To hand a crop to a thread and its pixels back takes as long as to decode it, where every crop is a task of its own: so a thread
-takes what waits until its slice of time is over, and gives all that it has done back at once.
+goes on as long as anything waits, and gives back what has been done when a slice of time is over or nothing is left.
 """
 
 import asyncio
@@ -9,15 +9,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from service.worker import Worker
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-SLICE_S = 0.003  # ten crops; then a thread goes to the end of the line, for others use the same threads
-LARGE_BYTES = 32_768  # a file from which on nothing that is done waits for its pixels
+SLICE_S = 0.003  # ten crops
+LARGE_BYTES = 100_000  # of a file or of pixels, from which on nothing that is done waits for its pixels
 
 
 @dataclass(eq=False)
@@ -33,17 +36,18 @@ class _Job(Generic[T, U]):
 
 
 class Decoding(Generic[T, U]):
-    """Maps items in the threads of an executor, which others may use too; `map` is called on one event loop.
+    """Maps items in threads of its own; `map` and `close` are called on one event loop.
 
     Args:
-        threads: how many of the executor's may work at once.
+        threads: how many; they are started here, so that none is missing when it is wanted.
     """
 
-    def __init__(self, executor: ThreadPoolExecutor, *, threads: int) -> None:
-        self._executor, self._threads = executor, threads
+    def __init__(self, *, threads: int) -> None:
+        self._lock = threading.Lock()  # of these three
         self._jobs: deque[_Job[T, U]] = deque()  # whose turn it is first
-        self._lock = threading.Lock()  # of the jobs and of how many threads are at them
-        self._at_work = 0
+        self._idle: list[Worker[None]] = [Worker(f"decode {number}") for number in range(1, threads + 1)]
+        self._done: list[tuple[_Job[T, U], int, Any, BaseException | None]] = []  # and not given back
+        self._threads = tuple(self._idle)
 
     async def map(self, call: Callable[[T], U], items: Sequence[T]) -> list[U]:
         """Call with every item, in threads; what a caller who is cancelled had waiting is dropped.
@@ -52,7 +56,7 @@ class Decoding(Generic[T, U]):
             the results in the order of the items.
 
         Raises:
-            whatever the first call to fail raised.
+            whatever the first call to fail raised. CancelledError: `close` came before.
         """
         if not items:
             return []
@@ -60,34 +64,39 @@ class Decoding(Generic[T, U]):
         job = _Job(call, items, loop.create_future(), [None] * len(items), len(items))
         with self._lock:
             self._jobs.append(job)
-            more = min(len(items), self._threads - self._at_work)
-            self._at_work += more
-        for _ in range(more):
-            self._executor.submit(self._serve, loop)
+            woken = [self._idle.pop() for _ in range(min(len(items), len(self._idle)))]
+        for thread in woken:
+            thread.run(lambda thread=thread: self._serve(thread, loop))  # type: ignore[misc]
         return await job.future
 
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Work in a thread until nothing waits or the slice of time is over."""
-        done: list[tuple[_Job[T, U], int, Any, Exception | None]] = []
-        until = time.perf_counter() + SLICE_S
-        while (taken := self._take()) is not None:
-            job, index = taken
-            if done and is_large(job.items[index]):
-                loop.call_soon_threadsafe(give_back, done)
-                done = []
-            try:
-                done.append((job, index, job.call(job.items[index]), None))
-            except Exception as error:  # it is the caller's
-                done.append((job, index, None, error))
-            if time.perf_counter() > until:
-                break
-        if done:
-            loop.call_soon_threadsafe(give_back, done)
-        if taken is not None:
-            self._executor.submit(self._serve, loop)
+    def close(self) -> None:
+        """Drop what waits, and let the threads end."""
+        with self._lock:
+            dropped = list(self._jobs)
+            self._jobs.clear()
+        for job in dropped:
+            job.future.cancel()
+        for thread in self._threads:
+            thread.stop()
 
-    def _take(self) -> tuple[_Job[T, U], int] | None:
-        """Take the next item of whoever's turn it is; None ends a thread's work."""
+    def _serve(self, thread: Worker[None], loop: asyncio.AbstractEventLoop) -> None:
+        """Work in a thread until nothing waits."""
+        until = time.perf_counter() + SLICE_S
+        while (taken := self._take(thread)) is not None:
+            job, index = taken
+            if time.perf_counter() > until or is_large(job.items[index]):
+                self._give_back_soon(loop)
+                until = time.perf_counter() + SLICE_S
+            try:
+                result, error = job.call(job.items[index]), None
+            except BaseException as raised:  # it is the caller's; SystemExit would end the event loop that awaits it
+                result, error = None, raised if isinstance(raised, Exception) else RuntimeError(f"{raised!r} in a thread")
+            with self._lock:
+                self._done.append((job, index, result, error))
+        self._give_back_soon(loop)
+
+    def _take(self, thread: Worker[None]) -> tuple[_Job[T, U], int] | None:
+        """Take the next item of whoever's turn it is; with None a thread is idle again."""
         with self._lock:
             while self._jobs:
                 job = self._jobs.popleft()
@@ -97,23 +106,29 @@ class Decoding(Generic[T, U]):
                 if job.taken < len(job.items):
                     self._jobs.append(job)
                 return job, job.taken - 1
-            self._at_work -= 1
+            self._idle.append(thread)
             return None
+
+    def _give_back_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._done and not loop.is_closed():
+            loop.call_soon_threadsafe(self._give_back)
+
+    def _give_back(self) -> None:
+        """Give results to those who await them, on their event loop."""
+        with self._lock:
+            done, self._done = self._done, []
+        for job, index, result, error in done:
+            job.results[index] = result
+            job.left -= 1
+            if job.future.done():
+                continue
+            if error is not None:
+                job.future.set_exception(error)
+            elif not job.left:
+                job.future.set_result(job.results)
 
 
 def is_large(item: object) -> bool:
     """Tell whether an item may take many times as long as a crop."""
-    return isinstance(item, bytes) and len(item) > LARGE_BYTES
-
-
-def give_back(done: Sequence[tuple[_Job[Any, Any], int, Any, Exception | None]]) -> None:
-    """Give results to those who await them, on their event loop."""
-    for job, index, result, error in done:
-        job.results[index] = result
-        job.left -= 1
-        if job.future.done():
-            continue
-        if error is not None:
-            job.future.set_exception(error)
-        elif not job.left:
-            job.future.set_result(job.results)
+    size = item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, bytes) else 0
+    return size > LARGE_BYTES

@@ -14,6 +14,7 @@ from service.telemetry import Telemetry
 log = logging.getLogger("service")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # any other would be a label of its own
+IDS = random.Random()  # of our own, which nobody seeds
 SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -79,7 +80,7 @@ def request_id_of(request: Request) -> str:
 
 def new_request_id() -> str:
     """Make an id that nobody else has; it is no secret, and the system takes its time over its own randomness."""
-    return f"{random.getrandbits(128):032x}"
+    return f"{IDS.getrandbits(128):032x}"
 
 
 def signature(request_id: str) -> list[tuple[bytes, bytes]]:

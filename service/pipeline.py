@@ -68,8 +68,9 @@ class Pipeline:
     ) -> None:
         self._embedder, self._telemetry = embedder, telemetry
         self._max_pixels, self._deadline_s = max_pixels, deadline_s
-        self.decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
-        self._decoding: Decoding[RawCrop, Prepared | ServiceError] = Decoding(self.decoders, threads=decode_threads)
+        self._decoding: Decoding[RawCrop, Prepared | ServiceError] = Decoding(threads=decode_threads)
+        # For long bodies of JSON and the like, which crops need not wait for.
+        self.helpers = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="helper")
         self._not_ready: str | None = "the first forward pass has not run yet"
         self._passed_at = 0.0
         self._trial: asyncio.Task[None] | None = None
@@ -130,7 +131,8 @@ class Pipeline:
     async def close(self) -> None:
         """Finish what is queued, then stop the threads; a pass that hangs is given up."""
         await self.batcher.close(limit_s=max(SHORTEST_CLOSE_S, self._deadline_s - self.batcher.stalled_s()))
-        self.decoders.shutdown(cancel_futures=True)
+        self._decoding.close()
+        self.helpers.shutdown(cancel_futures=True)
 
     def check_room(self) -> None:
         """Refuse when not even one crop would be served, so that no body is read in vain.

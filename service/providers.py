@@ -40,6 +40,7 @@ CHOICES = {
     "tensorrt": (Choice("tensorrt", TENSORRT),),  # it captures one graph whatever its id, and the ladder needs one a size
     "auto": (*CUDA_CHOICES, CPU),
 }
+FOR_CPUS = {"CPUExecutionProvider", "AzureExecutionProvider"}  # what the package for CPUs has
 NOT_INSTALLED = "this onnxruntime is the one for CPUs; for a GPU install onnxruntime-gpu instead"
 
 
@@ -65,7 +66,7 @@ def start_best(provider: str, start: Callable[[Choice], T], *, precision: str, r
             reason = str(error).removeprefix(f"REID_PROVIDER={choice.name}: ")
             if choice.providers[0] in available:
                 level = logging.WARNING  # what is installed should have worked
-            elif provider == "auto":  # nobody has asked for it
+            elif provider == "auto" and set(available) <= FOR_CPUS:  # nobody has asked for it
                 reason = NOT_INSTALLED
             refusals.setdefault(reason, choice)
         else:

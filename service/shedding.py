@@ -5,6 +5,7 @@ ask the same of everything that was not refused here, and are the ones that any 
 """
 
 import asyncio
+import math
 import time
 
 from fastapi import FastAPI, Request
@@ -32,7 +33,7 @@ class Shedding:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._refusals = Refusals("refused requests")
-        self._rests = False
+        self._rested_at = -math.inf  # infinite while a rest is due
 
     def __call__(self, scope: Scope) -> Response | None:
         """Look at one request, whose body may not have come."""
@@ -45,7 +46,8 @@ class Shedding:
         except (Overloaded, ModelNotReady) as error:
             request = Request(scope)
             if may_call(request, parts.access):
-                self._rest_soon(parts)
+                if isinstance(error, Overloaded):
+                    self._rest_soon(parts)
                 return self._refuse(request, error, parts)
         return None
 
@@ -53,14 +55,15 @@ class Shedding:
         """After what has come by now, let the event loop rest until more has come, or the batch under way is done.
 
         A thousand refusals a second, each on its own, take the processor from the runtime a thousand times, and its caches too.
+        Half of the time at most is rested, for others are served too.
         """
-        if not self._rests:
-            self._rests = True
+        if time.monotonic() - self._rested_at >= REST_S:  # a loop's own clock stands still within a turn
+            self._rested_at = math.inf
             asyncio.get_running_loop().call_soon(self._rest, parts)
 
     def _rest(self, parts: Parts) -> None:
-        self._rests = False
         parts.pipeline.batcher.rest(REST_S)
+        self._rested_at = time.monotonic()
 
     def _refuse(self, request: Request, error: ServiceError, parts: Parts) -> Response:
         started, path = time.perf_counter(), request.scope["path"]

@@ -73,22 +73,23 @@ export async function load() {
     await load();
     return;
   }
+  if (!draw(page.identities)) return;
   state.next = page.next_cursor;
-  draw(page.identities);
   showPager();
 }
 
-// Leaves what is right as it stands; and what is being dragged, for the browser would let go of it.
+// Leaves what is right as it stands; and what is being dragged, for the browser would let go of it: that is done later.
 function draw(identities) {
   const wanted = JSON.stringify(identities);
   state.isStale = Boolean(state.dragged) && wanted !== state.drawn;
-  if (wanted === state.drawn || state.isStale) return;
+  if (wanted === state.drawn || state.isStale) return !state.isStale;
   const held = byId("identities").contains(document.activeElement) ? document.activeElement.hash : null;
   byId("identities").replaceChildren(...identities.map(tile));
   const again = [...document.querySelectorAll("#identities a")].find((link) => link.hash === held);
   if (held) (again ?? byId("gallery-title")).focus(); // where whoever uses a keyboard was
   state.drawn = wanted;
   state.shown = identities.length;
+  return true;
 }
 
 function showPager() {
@@ -137,6 +138,7 @@ export function start() {
 export async function show(detail) {
   if (detail && state.open?.pid === detail) return;
   state.open?.box.close();
+  state.drawn = null; // whoever turns to this page sees it anew, pictures that did not come included
   const listed = load();
   if (detail) await open(detail);
   await listed;

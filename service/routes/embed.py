@@ -37,7 +37,7 @@ DOCS = refusals(*READING, *EMBEDDING) | success(
 async def embed_crops(request: Request, query: Annotated[EmbedQuery, Query()], parts: PartsDep) -> Response:
     """Embed crops; `Accept: application/x-npy` gives float32 [N, D], all or nothing."""
     parts.pipeline.check_room()
-    intake = await read_intake(request, parts.limits, parts.pipeline.decoders)
+    intake = await read_intake(request, parts.limits, parts.pipeline.helpers)
     require_crops(intake)
     refuse_fields(intake.fields)
     with parts.pipeline.admit(len(intake.crops)) as room:

@@ -97,7 +97,7 @@ async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts
     await parts.check_room()
     parts.pipeline.check_room()
     key = idempotency_key(request)
-    intake = await read_intake(request, parts.limits, parts.pipeline.decoders)
+    intake = await read_intake(request, parts.limits, parts.pipeline.helpers)
     order = await parts.compute(read_order, intake, query)
     if key is not None:
         remembered = await parts.read(parts.gallery.recall, key, order.fingerprint)

@@ -78,7 +78,7 @@ async def search_crops(request: Request, query: Annotated[SearchQuery, Query()],
     check_threshold(parts, query)
     rerank_of(query)
     parts.pipeline.check_room()
-    intake = await read_intake(request, parts.limits, parts.pipeline.decoders)
+    intake = await read_intake(request, parts.limits, parts.pipeline.helpers)
     require_crops(intake)
     refuse_fields(intake.fields)
     started = time.perf_counter()

@@ -248,20 +248,41 @@ def test_whoever_leaves_everybody_else_gets_exactly_their_own(requests, batch_ma
     asyncio.run(main())
 
 
-def test_a_batchs_callers_go_on_while_the_next_one_computes():
+def test_a_batchs_callers_go_on_while_the_next_one_computes(monkeypatch):
+    monkeypatch.setattr("service.batcher.HEAD_START_S", 0.1)
+
     async def main():
-        gate = Gate(shut=True)
-        batcher = batcher_of(gate, batch_max=2)
+        first_may, second_may = threading.Event(), threading.Event()
+        batches = []
+
+        def run(batch):
+            batches.append(list(batch))
+            assert (first_may if len(batches) == 1 else second_may).wait(10)
+            return batch
+
+        batcher = batcher_of(run)
         batcher.start()
         first = await queued(batcher, [0])
-        await gate.until_entered()
         second = await queued(batcher, [1])
-        gate.open.set()
-        seen = []
-        first.add_done_callback(lambda _: seen.append((gate.batches[-1], second.done())))
-        assert await asyncio.gather(first, second) == [[0], [2]]
-        assert seen == [([1], False)]
+        first_may.set()
+        assert await first == [0] and batches == [[0], [1]] and not second.done()
+        second_may.set()
+        assert await second == [1]
         await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_ends_sooner_than_its_head_start_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("service.batcher.HEAD_START_S", 60.0)
+
+    async def main():
+        reports = []
+        batcher = batcher_of(Gate(), batch_max=1, on_batch=reports.append)
+        batcher.start()
+        assert await ask(batcher, [1, 2, 3]) == [2, 4, 6]
+        await batcher.close()
+        assert max(report.ran_s for report in reports) < 30
 
     asyncio.run(main())
 
@@ -270,16 +291,53 @@ def test_the_loop_rests_while_a_batch_computes_and_no_longer_than_it_may():
     async def main():
         gate = Gate(shut=True)
         batcher = batcher_of(gate)
-        batcher.rest(60)  # nothing computes: not at all
+        rests = []
+        batcher._ran = Rests(rests)
+        batcher.rest(0.001)  # nothing computes
         batcher.start()
         asked = await queued(batcher, [1])
         await gate.until_entered()
         batcher.rest(0.001)
-        assert not asked.done()
         threading.Timer(0.01, gate.open.set).start()
         batcher.rest(60)
-        assert await asked == [2]
+        assert gate.open.is_set() and await asked == [2]
+        assert rests == [True, False, True]  # whether the batch was done
+        batcher._closing = True
         batcher.rest(60)
+        assert len(rests) == 3
+        batcher._closing = False
         await batcher.close()
 
     asyncio.run(main())
+
+
+def test_the_loop_does_not_rest_for_a_batch_that_may_hang():
+    async def main():
+        gate, now = Gate(shut=True), [0.0]
+        batcher = batcher_of(gate, clock=lambda: now[0])
+        rests = []
+        batcher._ran = Rests(rests)
+        batcher.start()
+        asked = await queued(batcher, [1])
+        await gate.until_entered()
+        now[0] = 1.5
+        batcher.rest(60)
+        assert rests == []
+        gate.open.set()
+        await asked
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+class Rests(threading.Event):
+    """An event that notes how each waiting for it ended."""
+
+    def __init__(self, ends):
+        super().__init__()
+        self.set()
+        self.ends = ends
+
+    def wait(self, timeout=None):
+        self.ends.append(super().wait(timeout))
+        return self.ends[-1]

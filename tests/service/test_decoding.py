@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +14,9 @@ from service.decoding import LARGE_BYTES, Decoding
 
 @contextmanager
 def decoding(threads=1):
-    with ThreadPoolExecutor(threads) as executor:
-        yield Decoding(executor, threads=threads), executor
+    spread = Decoding(threads=threads)
+    yield spread
+    spread.close()
 
 
 class Gated:
@@ -39,10 +40,10 @@ class Gated:
 @given(st.lists(st.lists(st.integers(), max_size=50), max_size=20), st.integers(1, 3))
 def test_every_caller_gets_the_results_of_its_own_items_in_their_order(callers, threads):
     async def main():
-        with decoding(threads) as (spread, _):
+        with decoding(threads) as spread:
             answers = await asyncio.gather(*(spread.map(lambda item: item + 1, items) for items in callers))
         assert answers == [[item + 1 for item in items] for items in callers]
-        assert spread._at_work == 0 and not spread._jobs
+        assert not spread._jobs and not spread._done
 
     asyncio.run(main())
 
@@ -50,7 +51,7 @@ def test_every_caller_gets_the_results_of_its_own_items_in_their_order(callers, 
 def test_callers_take_turns():
     async def main():
         work = Gated()
-        with decoding() as (spread, _):
+        with decoding() as spread:
             first = asyncio.ensure_future(spread.map(work, ["wait"]))
             await work.until_reached()
             others = [spread.map(work, ["a", "b", "c"]), spread.map(work, ["d"]), spread.map(work, ["e", "f"])]
@@ -66,7 +67,7 @@ def test_callers_take_turns():
 def test_what_a_caller_who_leaves_had_waiting_is_dropped():
     async def main():
         work = Gated()
-        with decoding() as (spread, _):
+        with decoding() as spread:
             leaving = asyncio.ensure_future(spread.map(work, ["wait", "a", "b"]))
             await work.until_reached()
             staying = asyncio.ensure_future(spread.map(work, ["c"]))
@@ -85,7 +86,7 @@ def test_an_error_is_its_callers_who_gets_no_more_decoded():
         def divide(item):
             return 6 // item
 
-        with decoding() as (spread, _):
+        with decoding() as spread:
             good, bad = spread.map(divide, [1, 2]), spread.map(divide, [3, 0, 0, 0, 0])
             answers = await asyncio.gather(good, bad, return_exceptions=True)
             assert answers[0] == [6, 3] and isinstance(answers[1], ZeroDivisionError)
@@ -94,21 +95,16 @@ def test_an_error_is_its_callers_who_gets_no_more_decoded():
     asyncio.run(main())
 
 
-def test_nothing_that_is_done_waits_for_a_large_file():
+@pytest.mark.parametrize("large", [b"x" * (LARGE_BYTES + 1), np.zeros((200, 200, 3), np.uint8)], ids=["file", "pixels"])
+def test_nothing_that_is_done_waits_for_a_large_file(large):
     async def main():
         work = Gated()
-        large = b"x" * (LARGE_BYTES + 1)
 
         def call(item):
-            return work("wait" if item == large else item)
+            return work("wait" if item is large else item)
 
-        with decoding() as (spread, _):
-            gate = threading.Event()
-            spread._executor.submit(gate.wait, 10)
-            small = asyncio.ensure_future(spread.map(call, [b"small"]))
-            other = asyncio.ensure_future(spread.map(call, [large]))
-            await asyncio.sleep(0)
-            gate.set()
+        with decoding() as spread:
+            small, other = (asyncio.ensure_future(spread.map(call, [item])) for item in (b"small", large))
             assert await small == [b"small"] and not other.done()
             work.go_on.set()
             assert await other == ["wait"]
@@ -116,18 +112,65 @@ def test_nothing_that_is_done_waits_for_a_large_file():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("count", [1, 40])
-def test_others_get_the_threads_too_when_a_slice_is_over(count, monkeypatch):
-    monkeypatch.setattr("service.decoding.SLICE_S", 0.0)
+def test_nothing_that_is_done_waits_for_the_last_when_a_slice_is_over(monkeypatch):
+    monkeypatch.setattr("service.decoding.SLICE_S", -1.0)
 
     async def main():
         work = Gated()
-        with decoding() as (spread, executor):
-            many = asyncio.ensure_future(spread.map(work, ["wait", *range(count)]))
-            await work.until_reached()
-            other = executor.submit(lambda: list(work.seen))
+        with decoding() as spread:
+            first, second = (asyncio.ensure_future(spread.map(work, [item])) for item in ("a", "wait"))
+            assert await first == ["a"] and not second.done()
             work.go_on.set()
-            assert await many == ["wait", *range(count)]
-        assert other.result() == ["wait"]
+            assert await second == ["wait"]
 
     asyncio.run(main())
+
+
+def test_what_ends_a_thread_elsewhere_is_an_error_of_its_caller_here():
+    async def main():
+        def leave(item):
+            if item:
+                raise SystemExit(item)
+            return item
+
+        with decoding(2) as spread:
+            for _ in range(3):
+                answers = await asyncio.gather(spread.map(leave, [1]), spread.map(leave, [0]), return_exceptions=True)
+                assert isinstance(answers[0], RuntimeError) and "SystemExit(1)" in str(answers[0]) and answers[1] == [0]
+
+    asyncio.run(main())
+
+
+def test_closing_drops_what_waits_and_ends_the_threads():
+    async def main():
+        work = Gated()
+        with decoding() as spread:
+            running = asyncio.ensure_future(spread.map(work, ["wait"]))
+            await work.until_reached()
+            waiting = asyncio.ensure_future(spread.map(work, ["a"]))
+            await asyncio.sleep(0)
+            spread.close()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            work.go_on.set()
+            assert await running == ["wait"]
+            for thread in spread._threads:
+                await asyncio.to_thread(thread._thread.join, 10)
+            assert not any(thread.is_alive for thread in spread._threads)
+
+    asyncio.run(main())
+
+
+def test_threads_that_finish_after_the_loop_is_closed_trouble_nobody():
+    work = Gated()
+    spread = Decoding(threads=1)
+
+    async def main():
+        asyncio.ensure_future(spread.map(work, ["wait"]))  # cancelled as the loop ends
+        await work.until_reached()
+
+    asyncio.run(main())
+    work.go_on.set()
+    spread.close()
+    spread._threads[0]._thread.join(10)
+    assert not spread._threads[0].is_alive

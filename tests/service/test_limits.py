@@ -245,8 +245,8 @@ def test_a_failing_runtime_answers_500_and_the_next_request_works(serving, witho
 
 def test_decoding_happens_in_its_own_threads(serving, fake, pictures):
     client = serving(embed=fake())
-    decoders, release = client.app.state.parts.pipeline.decoders, threading.Event()
-    busy = [decoders.submit(release.wait, 10) for _ in range(decoders._max_workers)]
+    helpers, release = client.app.state.parts.pipeline.helpers, threading.Event()
+    busy = [helpers.submit(release.wait, 10) for _ in range(helpers._max_workers)]
 
     async def both():
         waiting = asyncio.ensure_future(client.http.post("/embed", files=files(pictures(1))))

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import threading
+import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -179,15 +181,20 @@ def test_a_connection_that_was_refused_is_closed_when_it_rests(settings, without
     assert run(main()) == b""
 
 
-def test_after_refusals_the_loop_rests_once_and_serves_the_others_then(settings, without, gate, pictures, monkeypatch):
+def test_after_refusals_the_loop_rests_once_and_half_of_the_time_at_most(settings, without, gate, pictures, monkeypatch):
     async def main():
         async with full(settings, without, gate, pictures) as (app, send, _):
-            rests = []
+            rests, now = [], [100.0]
             monkeypatch.setattr(app.state.parts.pipeline.batcher, "rest", rests.append)
+            clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+            monkeypatch.setattr("service.shedding.time", clock)
             refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
-            reader, _ = await send(3 * refused + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            statuses = [(await answer_of(reader))[0] for _ in range(4)]
-            return statuses, rests
+            counts = []
+            for at in (100.0, 100.0 + REST_S / 2, 100.0 + 2 * REST_S):
+                now[0] = at
+                reader, writer = await send(3 * refused + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert [(await answer_of(reader))[0] for _ in range(4)] == [503, 503, 503, 200]
+                counts.append(len(rests))
+            return counts, set(rests)
 
-    statuses, rests = run(main())
-    assert statuses == [503, 503, 503, 200] and rests and set(rests) == {REST_S} and len(rests) < 4
+    assert run(main()) == ([1, 1, 2], {REST_S})
