@@ -17,18 +17,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from service.errors import InferenceFailed, Overloaded, TooManyCrops
+from service.admission import Admission
+from service.errors import InferenceFailed, Overloaded
 from service.worker import Worker
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-FIRST_GUESS_S = 1.0  # retry-after before anything has been timed
-SHORTEST_S = 1e-6  # a clock may not move between two readings
-RATE_MEMORY = 0.8  # weight of the past in the running items-per-second estimate
 HEAD_START_S = 0.001  # of a batch before the last one's callers go on
 LONGEST_REST_S = 1.0
-RESERVE = 4  # a quarter of the queue is kept for requests of no more than a batch
 
 log = logging.getLogger("service")
 
@@ -70,11 +67,8 @@ class Room(Generic[T, U]):
 
     def free(self, count: int) -> None:
         """Give places back."""
-        self.held -= count
-        self._batcher._waiting -= count
+        self._batcher._admission.free(self, count)
         self._batcher._changed.set()
-        if not self.held:
-            self._batcher._large_rooms.pop(self, None)
 
     def __enter__(self) -> "Room[T, U]":
         return self
@@ -107,13 +101,12 @@ class Batcher(Generic[T, U]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._on_batch, self._clock = run, on_batch, clock
-        self._batch_max, self._queue_max, self._max_wait_s, self._longest_s = batch_max, queue_max, max_wait_s, longest_s
+        self._batch_max, self._max_wait_s = batch_max, max_wait_s
         self._turn = max(1, batch_max // 2)  # items of one caller in a row, while others wait
+        self._admission = Admission(batch_max=batch_max, queue_max=queue_max, longest_s=longest_s, turn=self._turn)
         self._jobs: dict[_Job[T, U], None] = {}  # whose turn it is first; a caller that leaves is removed in O(1)
         self._done: list[tuple[list[tuple[_Job[T, U], list[T]]], Sequence[U]]] = []  # batches computed and not delivered
-        self._large_rooms: dict[Room[T, U], None] = {}  # that hold more than a turn's places
-        self._waiting = self._running = 0
-        self._items_per_s = 0.0
+        self._running = 0
         self._moved_at = 0.0  # when a batch last began or ended, or an idle queue got its first job
         self._changed = asyncio.Event()
         self._ran = threading.Event()  # cleared while a batch computes
@@ -157,7 +150,7 @@ class Batcher(Generic[T, U]):
     @property
     def waiting(self) -> int:
         """Items admitted and not yet taken into a batch."""
-        return self._waiting
+        return self._admission.waiting
 
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
@@ -178,38 +171,12 @@ class Batcher(Generic[T, U]):
             TooManyCrops: when no queue, however empty, would take so many.
             Overloaded: when the queue has no room now, or the batcher is closing.
         """
-        if count > self._queue_max:
-            raise TooManyCrops(f"got {count} crops, the queue holds {self._queue_max}; send them in smaller requests")
         if self._closing:
-            raise Overloaded("the service is shutting down; send this elsewhere or later", retry_after_s=FIRST_GUESS_S)
-        limit = self._limit(count)
-        if self._waiting + count > limit:
-            raise Overloaded(
-                f"{self._waiting} crops wait and {limit} is the limit, no room for {count} more; try again",
-                retry_after_s=self._waiting / self._items_per_s if self._items_per_s else FIRST_GUESS_S,
-            )
-        served_in_s = self._served_in_s(count)
-        if self._waiting and served_in_s > self._longest_s:
-            raise Overloaded(
-                f"{count} crops would take {served_in_s:.0f} s, wanted {self._longest_s:g} s, as {self._waiting} wait; try again",
-                retry_after_s=served_in_s - self._longest_s,
-            )
-        self._waiting += count
+            raise Overloaded("the service is shutting down; send this elsewhere or later")
+        self._admission.check(count, running=self._running)
         room = Room(self, count)
-        if count > self._turn:
-            self._large_rooms[room] = None
+        self._admission.hold(room)
         return room
-
-    def _limit(self, count: int) -> int:
-        """How full the queue may get by a request; large ones leave room for small ones, unless they come alone."""
-        is_small = count <= min(self._batch_max, self._queue_max // RESERVE) or not self._waiting
-        return self._queue_max if is_small else self._queue_max - self._queue_max // RESERVE
-
-    def _served_in_s(self, count: int) -> float:
-        """Estimate how long `count` more items would take, those of others that come before their last turn included."""
-        turns = math.ceil(max(1, count) / self._turn) * self._turn
-        before = self._running + self._waiting - sum(max(0, room.held - turns) for room in self._large_rooms)
-        return (before + count) / self._items_per_s if self._items_per_s else 0.0
 
     def _enqueue(self, items: Sequence[T], room: Room[T, U]) -> Awaitable[list[U]]:
         future: asyncio.Future[list[U]] = asyncio.get_running_loop().create_future()
@@ -227,7 +194,7 @@ class Batcher(Generic[T, U]):
 
     async def _form_batches(self) -> None:
         try:
-            while self._jobs or self._waiting or not self._closing:
+            while self._jobs or self.waiting or not self._closing:
                 if not self._jobs:
                     self._deliver()
                     self._changed.clear()
@@ -299,7 +266,7 @@ class Batcher(Generic[T, U]):
         self._moved_at, self._running = self._clock(), 0
         ran_s = self._moved_at - started
         if failure is None:  # one that fails at once is no fast one
-            self._remember_rate(len(items), ran_s)
+            self._admission.remember_rate(len(items), ran_s)
         self._on_batch(BatchReport(len(items), started - min(job.queued_at for job, _ in shares), ran_s, failure))
         if failure is not None and len(shares) == 1:
             self._fail(shares[0][0], failure)
@@ -324,8 +291,3 @@ class Batcher(Generic[T, U]):
             failure = InferenceFailed(f"the forward pass failed: {error}")
             failure.__cause__ = error
             job.future.set_exception(failure)
-
-    def _remember_rate(self, count: int, ran_s: float) -> None:
-        rate = count / max(ran_s, SHORTEST_S)
-        past = self._items_per_s or rate
-        self._items_per_s = RATE_MEMORY * past + (1 - RATE_MEMORY) * rate
