@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -310,3 +311,28 @@ def test_importing_the_application_loads_neither_torch_nor_training():
     code = "import sys, service.app; print(sorted({'torch', 'training', 'exporter', 'onnx'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="heaps of glibc")
+def test_the_services_threads_share_few_heaps():
+    script = """
+import threading
+from service.__main__ import share_heaps
+share_heaps()
+barrier = threading.Barrier(9)
+def hold():
+    kept = [bytes(2000) for _ in range(100)]
+    barrier.wait()
+    barrier.wait()
+for _ in range(8):
+    threading.Thread(target=hold).start()
+barrier.wait()
+import ctypes
+ctypes.CDLL(None).malloc_stats()
+barrier.wait()
+"""
+    clean = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=clean, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.count("Arena ") == 4
