@@ -56,6 +56,8 @@ def read_sources(paths: Sequence[Path], *, pid: str | None, camid: str | None) -
         found = list(read_folder(paths[0]))
     elif len(paths) == 1 and paths[0].suffix.lower() == ".csv":
         found = list(read_csv(paths[0]))
+    elif missing := next((path for path in paths if not path.exists()), None):
+        raise ValueError(f"{missing}: got nothing there, wanted a folder with PID/*.jpg, one CSV file, or files and --pid NAME")
     else:
         raise ValueError("got files without --pid, wanted --pid NAME FILES, a folder with PID/*.jpg, or one CSV file")
     return [Source(one.path, one.pid, one.camid or camid, one.captured_at) for one in found]
