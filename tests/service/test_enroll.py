@@ -388,7 +388,7 @@ def test_sent_embeddings_are_read_beside_the_event_loop(client, monkeypatch):
     for module, name in ((intake, "read_json"), (enroll, "read_order"), (enroll, "entry_of")):
         watch(module, name)
     results_of(client.post("/gallery", json={"entries": [{"pid": "a", "embedding": unit_list(1.0)}]}))
-    assert len(seen) == 3 and all(thread.startswith("decode") for thread in seen.values())
+    assert len(seen) == 3 and all(thread.startswith("helper") for thread in seen.values())
 
 
 @pytest.mark.parametrize("entries", [[], [{"pid": "b", "a": [1, 2.5, "\u00fc"]}], [{"b": 1, "a": None}, "x", {}]])
