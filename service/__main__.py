@@ -85,7 +85,7 @@ def serve(settings: Settings) -> int:
 
 
 def share_heaps() -> None:
-    """Let threads share a few of glibc heaps: with one each, room that one has freed serves no other, and memory creeps up."""
+    """Let threads share a few heaps of glibc's: with one each, room that one has freed serves no other, and memory creeps up."""
     if "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 HEAD_START_S = 0.001  # of a batch before the last one's callers go on
-LONGEST_REST_S = 1.0
+LONGEST_REST_S = 1.0  # a batch that takes as long may hang
 
 log = logging.getLogger("service")
 

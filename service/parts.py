@@ -64,7 +64,7 @@ class Parts:
         return await self._call(self.gallery_threads, call, *args, **kwargs)
 
     async def compute(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what takes the processor and waits for nothing from such a thread, within the deadline."""
+        """Call what takes the processor and waits for no other helper, within the deadline."""
         work = asyncio.get_running_loop().run_in_executor(self.pipeline.helpers, partial(call, *args, **kwargs))
         return await within(self.settings.deadline_s, work)
 

@@ -16,7 +16,7 @@ from schemathesis.openapi.checks import EnsureResourceAvailability, RejectedPosi
 
 DIM = 8  # of conftest.FakeEmbedder
 LABELS = {"pid", "camid", "captured_at", "attributes"}
-WHOSE, GONE = {}, set()  # entry ids to the pids they were made for; pids erased, renamed or merged
+WHOSE, GONE = {}, set()  # entry ids to pids; entries whose identity has been erased or, where copies are dropped, merged
 ATTRIBUTES = '{"site":"north"}'
 
 # A request that fits the document may still be refused for one of these; each is a sentence of the service's own.
@@ -87,12 +87,15 @@ def after_call(context, case, response):
         made = [result for result in response.json()["results"] if "entry_id" in result]
         WHOSE.update({str(result["entry_id"]): result["pid"] for result in made})
     if path == "/gallery/identities/{pid}" and method in ("DELETE", "PATCH") and response.status_code == 200:
-        GONE.add(str(case.path_parameters["pid"]))
+        theirs = [entry_id for entry_id, pid in WHOSE.items() if pid == str(case.path_parameters["pid"])]
+        GONE.update(theirs)
+        if method == "PATCH":
+            WHOSE.update(dict.fromkeys(theirs, response.json()["identity"]["pid"]))
 
 
 def went_with_its_identity(case):
-    """Whether the entry asked for was one of an identity that has been erased, renamed or merged since."""
-    return WHOSE.get(str((case.path_parameters or {}).get("entry_id"))) in GONE
+    """Whether the entry asked for was one of an identity when that was erased, renamed or merged."""
+    return str((case.path_parameters or {}).get("entry_id")) in GONE
 
 
 @schemathesis.hook
