@@ -4,7 +4,7 @@
     python -m benchmarks.pipeline --size 150x300 --decode-threads 1 2 4
 
 Stages are timed one after the other in one thread: microseconds of CPU time a crop. The service's own pipeline (decoding in
-threads, batches, the runtime) then takes crops from 32 callers; its ratio is to the bare runtime in the same round.
+threads, batches, the runtime) then takes crops from 64 callers; its ratio is to the bare runtime in the same round.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def stages(embedder: Embedder, files: Sequence[bytes], *, num_rounds: int) -> di
 
 
 class Running:
-    """The service's pipeline on an event loop of its own; `work` puts every file through it once, from 32 callers."""
+    """The service's pipeline on an event loop of its own; `work` puts every file through it once, from 64 callers."""
 
     def __init__(self, embedder: Embedder, files: Sequence[bytes], *, decode_threads: int) -> None:
         self._files, self._loop = files, asyncio.new_event_loop()
@@ -75,7 +75,8 @@ class Running:
         return self._loop.run_until_complete(work)
 
     async def _open(self, embedder: Embedder, decode_threads: int) -> Pipeline:
-        limits = {"batch_max": BATCH, "queue_max": 4 * CALLERS, "max_wait_s": 0.0, "max_pixels": MAX_PIXELS, "deadline_s": 600.0}
+        limits = {"batch_max": embedder.batch_max, "queue_max": 4 * CALLERS, "max_wait_s": 0.0, "max_pixels": MAX_PIXELS}
+        limits["deadline_s"] = 600.0
         pipeline = Pipeline(embedder, Telemetry(), decode_threads=decode_threads, **limits)  # type: ignore[arg-type]
         await pipeline.start()
         return pipeline

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.lists import Lists, tiles
+from gallery.lists import Lists
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Progress = Callable[[int], object]
 
 BLOCK_BYTES = 2**27  # worked on at a time: a product of 1,740 x 19,281 crops; with fewer rows BLAS spends more on packing
+STRIP = 512  # of a block's rows, in whose product with itself everything is computed twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,18 +64,16 @@ def find_neighbours(
     """
     num = len(query) + len(gallery)
     lists = Lists(num, k)
-    lowest = np.full(num, np.inf, np.float32)
     block = max(num, block_bytes // 4)  # cosines
     buffer = np.empty(min(block, num * num), np.float32)
     with ThreadPoolExecutor(2) as pool:
         for start, stop in _runs(len(query), num, block):
-            for first, cosines in _products(query, gallery, start, stop, buffer, cross):
-                _lower(lowest, cosines, start, first, pool)
-                lists.offer(cosines, start, first, pool)
+            for row, column, cosines in _products(query, gallery, start, stop, buffer, cross):
+                lists.offer(cosines, row, column, pool)
             if progress is not None:
                 progress(stop - start)
     lists.merge()
-    return Neighbours(lists.index, lists.cosine, sq_dist(lowest))
+    return Neighbours(lists.index, lists.cosine, sq_dist(lists.lowest))
 
 
 def pair_cosines(
@@ -91,18 +90,6 @@ def pair_cosines(
     return cosines
 
 
-def _lower(lowest: Floats, cosines: Floats, start: int, first: int, pool: ThreadPoolExecutor) -> None:
-    """Lowers each crop's lowest cosine [N] to what is in the cosines [R, n] of crops from start on to crops from first on."""
-    own, others = lowest[start : start + len(cosines)], lowest[first : first + cosines.shape[1]]
-
-    def lows(rows: slice) -> tuple[slice, Floats, Floats]:
-        return rows, cosines[rows].min(axis=1), cosines[rows].min(axis=0)
-
-    for rows, of_rows, of_columns in pool.map(lows, tiles(cosines)):
-        np.minimum(own[rows], of_rows, out=own[rows])
-        np.minimum(others, of_columns, out=others)
-
-
 def _runs(num_query: int, num: int, block: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of runs of crops whose cosines fit a block; none crosses from the query to the gallery."""
     for first, last in ((0, num_query), (num_query, num)):
@@ -115,22 +102,25 @@ def _runs(num_query: int, num: int, block: int) -> Iterator[tuple[int, int]]:
 
 def _products(
     query: Floats, gallery: Floats, start: int, stop: int, buffer: Floats, cross: Floats | None
-) -> Iterator[tuple[int, Floats]]:
+) -> Iterator[tuple[int, int, Floats]]:
     """Cosines of crops start .. stop-1 to each other and all later ones: of their own set, then of queries to the gallery.
 
-    Each with the number of its first column; in the buffer, and those of queries and gallery in cross, if there is one.
+    Each with the numbers of its first row and column; in the buffer, and those of queries and gallery in cross, if there is one.
+    Of their cosines to each other a strip of rows at a time has those to itself and to the later ones: half is computed.
     """
     num_query, num = len(query), stop - start
     own, before = (query, 0) if start < num_query else (gallery, num_query)
     rows, later = own[start - before : stop - before], own[stop - before :]
     cosines = buffer[: num * (num + len(later))].reshape(num, -1)
-    np.matmul(rows, rows.T, out=cosines[:, :num])  # of one array with itself BLAS computes half
     np.matmul(rows, later.T, out=cosines[:, num:])
-    np.fill_diagonal(cosines, np.inf)  # the crop itself: always first
-    yield start, cosines
+    for first in range(0, num, STRIP):
+        strip = cosines[first : first + STRIP, first:]
+        np.matmul(rows[first : first + STRIP], rows[first:].T, out=strip[:, : num - first])
+        np.fill_diagonal(strip, np.inf)  # the crop itself: always first
+        yield start + first, start + first, strip
     if start < num_query:
         across = buffer[: num * len(gallery)].reshape(num, -1) if cross is None else cross[start:stop]
-        yield num_query, np.matmul(rows, gallery.T, out=across)
+        yield start, num_query, np.matmul(rows, gallery.T, out=across)
 
 
 def take(query: Floats, gallery: Floats, numbers: Ints | NDArray[np.int32]) -> Floats:

@@ -210,7 +210,7 @@ def _expanded(closest: NDArray[np.int32], weights: Sparse, chunk_bytes: int) -> 
     def expanded(numbers: Ints) -> Rows:
         lengths, columns, values = weights.take(closest[numbers].ravel())
         row = np.repeat(np.repeat(np.arange(len(numbers)), k2), lengths)
-        order = np.argsort(row * num + columns, kind="stable")
+        order = _in_order(row * num + columns)
         row, columns, values = row[order], columns[order], values[order]
         first = np.flatnonzero((np.diff(row, prepend=-1) != 0) | (np.diff(columns, prepend=-1) != 0))
         means = np.add.reduceat(values / np.float32(k2), first, dtype=np.float32)
@@ -225,9 +225,20 @@ def _inverted(weights: Sparse, num_query: int) -> Sparse:
     cut = int(weights.starts[num_query])
     columns = weights.columns[cut:]
     row = np.repeat(np.arange(len(weights.starts) - 1 - num_query, dtype=np.int32), np.diff(weights.starts[num_query:]))
-    order = np.argsort(columns, kind="stable")
+    order = _in_order(columns)
     lengths = np.bincount(columns, minlength=len(weights.starts) - 1)
     return Sparse(_starts(lengths), row[order], weights.weights[cut:][order])
+
+
+def _in_order(numbers: Ints | NDArray[np.int32]) -> Ints:
+    """np.argsort(numbers, kind="stable") of small whole numbers, in a third of the time: number and place are sorted as one."""
+    bits = len(numbers).bit_length()
+    both = numbers.astype(np.int64) << bits
+    assert not len(numbers) or int(numbers.max()) >> (63 - bits) == 0, "This is a bug: numbers too large to be sorted so."
+    both |= np.arange(len(numbers))
+    both.sort()
+    both &= (1 << bits) - 1
+    return both
 
 
 def _stacked(chunks: list[Rows]) -> Sparse:

@@ -115,7 +115,7 @@ def listen(settings: Settings) -> socket.socket:
         listener.close()
         raise SettingRefused(
             f"REID_HOST={settings.host} REID_PORT={settings.port}: got {error.strerror}, wanted a free address; "
-            "set another REID_PORT, or stop what listens there"
+            "set another REID_PORT, and for a second service another REID_GALLERY, or stop what listens there"
         ) from None
     listener.set_inheritable(True)
     return listener

@@ -1,10 +1,12 @@
 """Dynamic batching: items of many callers go through one function in batches, and every caller gets its own back.
 
-A batch is formed the moment the runtime is free, from whatever waits, up to batch_max items. Callers take turns of half a
-batch: whoever brings no more is served in the order of coming, and one who brings a thousand holds nobody up for longer
-than a turn. No polling, and no waiting for more unless max_wait_s asks for it. All state lives on the event loop; only `run`
-leaves it, in a thread of its own, so that a long forward pass never blocks the loop. While items wait, a batch's results are
-given to its callers once the next has got under way: what they do then would keep its thread from the interpreter.
+A batch is formed the moment the runtime is free, from whatever waits, up to batch_max items. While it computes, one more is
+given to the runtime, as soon as that one is full: it cannot get larger by waiting, and no core waits for the next batch where
+others have still to finish this one. Callers take turns of half a batch: whoever brings no more is served in the order of
+coming, and one who brings a thousand holds nobody up for longer than two turns. No polling, and no waiting for more unless
+max_wait_s asks for it. All state lives on the event loop; only `run` leaves it, in threads of its own, so that a long forward
+pass never blocks the loop. While items wait, a batch's results are given to its callers once the next has got under way: what
+they do then would keep its thread from the interpreter.
 """
 
 import asyncio
@@ -13,17 +15,19 @@ import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
 from service.admission import Admission
 from service.errors import InferenceFailed, Overloaded
+from service.turns import Job, Share, Turns
 from service.worker import Worker
 
 T = TypeVar("T")
 U = TypeVar("U")
 
+OVERLAP = 2  # batches given to the runtime at once
 HEAD_START_S = 0.001  # of a batch before the last one's callers go on
 LONGEST_REST_S = 1.0  # a batch that takes as long may hang
 
@@ -32,7 +36,10 @@ log = logging.getLogger("service")
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One batch: its size, how long its oldest caller had waited, how long `run` took, and what it raised if it failed."""
+    """One batch: its size, how long its oldest caller had waited, how long `run` took, and what it raised if it failed.
+
+    Of a batch that was given to the runtime before another had ended, times count from that end.
+    """
 
     size: int
     waited_s: float
@@ -41,15 +48,12 @@ class BatchReport:
 
 
 @dataclass(eq=False)
-class _Job(Generic[T, U]):
-    """One caller's items; `taken` of them have left the queue, `results` have come back, both in order."""
+class _Batch(Generic[U]):
+    """A batch under way, and since when the runtime has had nothing to finish before it."""
 
-    items: Sequence[T]
-    future: asyncio.Future[list[U]]
-    room: "Room[T, U]"
-    queued_at: float
-    taken: int = 0
-    results: list[U] = field(default_factory=list)
+    size: int
+    thread: Worker[Sequence[U]]
+    began_at: float
 
 
 class Room(Generic[T, U]):
@@ -81,7 +85,7 @@ class Batcher(Generic[T, U]):
     """Batches items across callers through one function that maps a list of T to as many U.
 
     Args:
-        run: called in the batcher's own thread, never twice at once.
+        run: called in the batcher's own threads, at most OVERLAP times at once.
         batch_max: most items in one call of `run`.
         queue_max: most items waiting; what would exceed it is refused at once.
         max_wait_s: 0 forms a batch as soon as the runtime is free; else wait this long for a full one.
@@ -102,17 +106,18 @@ class Batcher(Generic[T, U]):
     ) -> None:
         self._run, self._on_batch, self._clock = run, on_batch, clock
         self._batch_max, self._max_wait_s = batch_max, max_wait_s
-        self._turn = max(1, batch_max // 2)  # items of one caller in a row, while others wait
-        self._admission = Admission(batch_max=batch_max, queue_max=queue_max, longest_s=longest_s, turn=self._turn)
-        self._jobs: dict[_Job[T, U], None] = {}  # whose turn it is first; a caller that leaves is removed in O(1)
-        self._done: list[tuple[list[tuple[_Job[T, U], list[T]]], Sequence[U]]] = []  # batches computed and not delivered
-        self._running = 0
-        self._moved_at = 0.0  # when a batch last began or ended, or an idle queue got its first job
+        turn = max(1, batch_max // 2)
+        self._admission = Admission(batch_max=batch_max, queue_max=queue_max, longest_s=longest_s, turn=turn)
+        self._turns: Turns[T, U] = Turns(turn)
+        self._under_way: dict[_Batch[U], asyncio.Task[None]] = {}  # the oldest first
+        self._done: list[tuple[list[Share[T, U]], Sequence[U]]] = []  # computed and not delivered
+        self._moved_at = 0.0  # when a batch last ended, or an idle queue got its first job
         self._changed = asyncio.Event()
-        self._ran = threading.Event()  # cleared while a batch computes
+        self._ran = threading.Event()  # cleared while something computes and nothing has been computed since the loop looked
         self._ran.set()
         self._closing = False
-        self._thread: Worker[Sequence[U]] = Worker("inference")
+        self._threads: tuple[Worker[Sequence[U]], ...] = tuple(Worker(f"inference {n}") for n in range(1, OVERLAP + 1))
+        self._idle = list(self._threads)
         self._former: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -120,30 +125,34 @@ class Batcher(Generic[T, U]):
         self._former = asyncio.get_running_loop().create_task(self._form_batches(), name="batcher")
 
     async def close(self, *, limit_s: float | None = None) -> None:
-        """Refuse new items, finish the queued ones, stop the thread; what is not done by the limit is given up."""
+        """Refuse new items, finish the queued ones, stop the threads; what is not done by the limit is given up."""
         self._closing = True
         self._changed.set()
         if self._former is not None:
             _, late = await asyncio.wait({self._former}, timeout=limit_s)
             if late:
                 log.error("a forward pass hangs and is given up", extra={"fields": {"crops": self._running}})
-                self._former.cancel()
-                await asyncio.wait({self._former})
-        self._thread.stop()
+                late |= set(self._under_way.values())
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late)
+        for thread in self._threads:
+            thread.stop()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread lives and batches are formed; harmless before start."""
-        return self._thread.is_alive and (self._former is None or self._closing or not self._former.done())
+        """Whether the threads live and batches are formed; harmless before start."""
+        are_alive = all(thread.is_alive for thread in self._threads)
+        return are_alive and (self._former is None or self._closing or not self._former.done())
 
     def revive(self) -> bool:
-        """Replace a dead thread, or go on forming batches when that failed; tells whether there was anything to do."""
+        """Replace dead threads, or go on forming batches when that failed; tells whether there was anything to do."""
         if self.is_alive:
             return False
-        self._thread.revive()
+        for thread in self._threads:
+            thread.revive()
         if self._former is not None and self._former.done():
             log.error("forming batches failed", exc_info=self._former.exception())
-            self._running = 0
             self.start()
         return True
 
@@ -152,12 +161,19 @@ class Batcher(Generic[T, U]):
         """Items admitted and not yet taken into a batch."""
         return self._admission.waiting
 
+    @property
+    def _running(self) -> int:
+        return sum(batch.size for batch in self._under_way)
+
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
-        return self._clock() - self._moved_at if self._running or self._jobs else 0.0
+        oldest = next(iter(self._under_way), None)
+        if oldest is not None:
+            return self._clock() - oldest.began_at
+        return self._clock() - self._moved_at if self._turns else 0.0
 
     def rest(self, limit_s: float) -> None:
-        """Hold up the event loop itself, until the batch under way has been computed or the limit is reached.
+        """Hold up the event loop itself, until a batch under way has been computed or the limit is reached.
 
         Not when nothing is under way, when it takes so long that it may hang, or when the service is about to end.
         """
@@ -183,36 +199,42 @@ class Batcher(Generic[T, U]):
         if not items:
             future.set_result([])
             return future
-        job = _Job(items, future, room, self._clock())
-        if not self._running and not self._jobs:
-            self._moved_at = job.queued_at
-        self._jobs[job] = None
-        # A caller that is cancelled takes its items along: nobody would read their results.
-        future.add_done_callback(lambda _: self._jobs.pop(job, None))
+        now = self._clock()
+        if not self._under_way and not self._turns:
+            self._moved_at = now
+        self._turns.add(Job(items, future, room.free, now))
         self._changed.set()
         return future
 
     async def _form_batches(self) -> None:
         try:
-            while self._jobs or self.waiting or not self._closing:
-                if not self._jobs:
+            while True:
+                self._collect()
+                if self._is_due():
+                    if self._max_wait_s:
+                        self._deliver()
+                        await self._wait_for_more()
+                    if shares := self._turns.take(self._batch_max):
+                        await self._begin(shares)
+                elif self._done:
                     self._deliver()
+                elif self._closing and not (self.waiting or self._under_way):
+                    return
+                else:
                     self._changed.clear()
                     await self._changed.wait()
-                    continue
-                if self._max_wait_s:
-                    self._deliver()
-                    await self._wait_for_more()
-                shares = self._take()
-                if shares:
-                    await self._run_batch(shares)
         finally:
             self._deliver()
 
+    def _is_due(self) -> bool:
+        """Tell whether the runtime gets another batch now."""
+        is_full = self._turns.items >= self._batch_max
+        return bool(self._turns) and (not self._under_way or (is_full and len(self._under_way) < OVERLAP))
+
     async def _wait_for_more(self) -> None:
         """Wait until a batch is full or the oldest job has waited its time."""
-        until = min((job.queued_at for job in self._jobs), default=0.0) + self._max_wait_s
-        while self._jobs and not self._closing and self._queued() < self._batch_max:
+        until = self._turns.oldest_at + self._max_wait_s
+        while self._turns and not self._closing and self._turns.items < self._batch_max:
             left_s = until - self._clock()
             if left_s <= 0:
                 return
@@ -222,72 +244,60 @@ class Batcher(Generic[T, U]):
             except TimeoutError:
                 return
 
-    def _queued(self) -> int:
-        return sum(len(job.items) - job.taken for job in self._jobs)
+    async def _begin(self, shares: list[Share[T, U]]) -> None:
+        """Give a batch to the runtime, and to its callers what has been computed before."""
+        batch: _Batch[U] = _Batch(sum(len(share.items) for share in shares), self._idle.pop(), self._clock())
+        task = asyncio.get_running_loop().create_task(self._run_batch(batch, shares), name="batch")
+        task.add_done_callback(lambda _: self._changed.set())
+        self._under_way[batch] = task
+        if self._done and len(self._under_way) == 1:
+            await asyncio.wait({task}, timeout=HEAD_START_S)
+        self._deliver()
 
-    def _take(self) -> list[tuple[_Job[T, U], list[T]]]:
-        """Take up to batch_max items off the queue, a turn of each caller after the other; pairs each job with its own items."""
-        shares: dict[_Job[T, U], list[T]] = {}
-        space = self._batch_max
-        while space and self._jobs:
-            job = next(iter(self._jobs))
-            del self._jobs[job]
-            if job.future.done():  # its caller left a moment ago, and the callback has not run yet
-                continue
-            share = job.items[job.taken : job.taken + min(space, self._turn)]
-            shares.setdefault(job, []).extend(share)
-            job.taken += len(share)
-            job.room.free(len(share))
-            space -= len(share)
-            if job.taken < len(job.items):
-                self._jobs[job] = None  # to the end of the line
-        return list(shares.items())
-
-    async def _run_batch(self, shares: list[tuple[_Job[T, U], list[T]]]) -> None:
-        """Run one batch; when it fails every caller's share is tried alone, so that none pays for another's."""
-        items = [item for _, share in shares for item in share]
-        started = self._moved_at = self._clock()
-        self._running, failure = len(items), None
+    async def _run_batch(self, batch: _Batch[U], shares: list[Share[T, U]]) -> None:
+        """Run these shares of a batch; when that fails every caller's is tried alone, so that none pays for another's."""
+        items = [item for share in shares for item in share.items]
         self._ran.clear()
-        call = self._thread.run(partial(self._run, items))
+        call = batch.thread.run(partial(self._run, items))
         call.add_done_callback(lambda _: self._ran.set())
-        running = asyncio.wrap_future(call)
+        failure = None
         try:
-            if self._done:
-                await asyncio.wait({running}, timeout=HEAD_START_S)
-                self._deliver()
-            results = await running
+            results = await asyncio.wrap_future(call)
             if len(results) != len(items):
                 raise InferenceFailed(f"the runtime returned {len(results)} rows for {len(items)} crops")
         except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
             failure = error
         else:
             self._done.append((shares, results))
-        self._moved_at, self._running = self._clock(), 0
-        ran_s = self._moved_at - started
+        began_at, now = batch.began_at, self._clock()
+        self._moved_at = batch.began_at = now
         if failure is None:  # one that fails at once is no fast one
-            self._admission.remember_rate(len(items), ran_s)
-        self._on_batch(BatchReport(len(items), started - min(job.queued_at for job, _ in shares), ran_s, failure))
+            self._admission.remember_rate(len(items), now - began_at)
+        self._on_batch(BatchReport(len(items), began_at - min(share.job.queued_at for share in shares), now - began_at, failure))
         if failure is not None and len(shares) == 1:
-            self._fail(shares[0][0], failure)
+            shares[0].fail(failure)
         elif failure is not None:
             for share in shares:
-                if not share[0].future.done():
-                    await self._run_batch([share])
+                if share.is_wanted:
+                    await self._run_batch(batch, [share])
+
+    def _collect(self) -> None:
+        """Take note of batches that have ended; raises what none of their callers is to blame for."""
+        for batch, task in [(batch, task) for batch, task in self._under_way.items() if task.done()]:
+            is_oldest = batch is next(iter(self._under_way))
+            del self._under_way[batch]
+            self._idle.append(batch.thread)
+            for other in self._under_way if is_oldest else ():
+                other.began_at = batch.began_at
+            if self._under_way:
+                self._ran.clear()
+            task.result()
 
     def _deliver(self) -> None:
         """Give callers what has been computed for them."""
         done, self._done = self._done, []
         for shares, results in done:
             start = 0
-            for job, share in shares:
-                job.results.extend(results[start : start + len(share)])
-                start += len(share)
-                if len(job.results) == len(job.items) and not job.future.done():
-                    job.future.set_result(job.results)
-
-    def _fail(self, job: _Job[T, U], error: Exception) -> None:
-        if not job.future.done():
-            failure = InferenceFailed(f"the forward pass failed: {error}")
-            failure.__cause__ = error
-            job.future.set_exception(failure)
+            for share in shares:
+                share.give(results[start : start + len(share.items)])
+                start += len(share.items)

@@ -66,7 +66,7 @@ def embed_each(embedder: Embeds, crops: Sequence[npt.NDArray[np.uint8]]) -> list
 
 
 class Embedder:
-    """One artefact, loaded and checked; `embed` may be called from one thread at a time."""
+    """One artefact, loaded and checked; `embed` may be called from several threads at once."""
 
     def __init__(self, model: ModelInfo, run: Runner, provider: str, batch_max: int = CPU_LADDER[-1]) -> None:
         self.model, self.provider, self._run = model, provider, run

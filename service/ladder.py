@@ -7,8 +7,8 @@ GPU_BATCH_MAX = 64
 
 
 def batch_of(*, is_gpu: bool, threads: int) -> int:
-    """Give how many crops suit one pass: two parts for each core of a CPU, so that one that is held up takes fewer of them."""
-    return GPU_BATCH_MAX if is_gpu else 2 * CPU_LADDER[-1] * threads
+    """Give how many crops suit one pass: a part for each core of a CPU, as the next full batch is with the runtime already."""
+    return GPU_BATCH_MAX if is_gpu else CPU_LADDER[-1] * threads
 
 
 def ladder_of(*, is_gpu: bool, batch_max: int) -> tuple[int, ...]:

@@ -1,8 +1,13 @@
 """Opening ONNX Runtime sessions: checked bytes in, a runner out; every option with the reason why it is set."""
 
 import hashlib
+import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -15,19 +20,22 @@ from service.ladder import CPU_LADDER, cut
 from service.manifest import ModelInfo
 from service.opset import is_ort_format, read_opset
 from service.providers import Choice, check_started, preload_cuda
-from service.worker import Worker
+from service.worker import Call, serve
 
 Rows = npt.NDArray[np.float32]
 Runner = Callable[[npt.NDArray[np.uint8]], Rows]  # uint8 [B, H, W, 3], any B -> float32 [B, D]
 
 FEWEST_APART = 2  # crops a core from which on a batch is run in parts
+LOOK_S = 1.0  # between two looks at the threads whose results are waited for
 CPUINFO = Path("/proc/cpuinfo")
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # Linux's names of x86's exact sums of int8 products
 
 
 class SessionRunner:
-    """Runs crops on the CPU, in batches of the ladder's sizes: a batch in parts that the cores take one after the other, each
-    in a thread of its own that waits for no other before the end; fewer crops are run by all cores together.
+    """Runs crops on the CPU, in batches of the ladder's sizes: a batch in parts, which the cores take in the order of their
+    coming, each by itself, so that none waits for another while any batch has parts left; a few crops are run by all together.
+
+    May be called from several threads at once.
 
     Args:
         together: a session whose every pass all the cores share: the sooner for a crop alone.
@@ -36,33 +44,45 @@ class SessionRunner:
     """
 
     def __init__(self, together: Any, model: ModelInfo, *, apart: Any = None, cores: int = 1) -> None:
-        self._together, self._model, self._apart = together, model, apart
-        self._lanes: list[Worker[None]] = [Worker(f"inference {lane}") for lane in range(2, cores + 1)] if apart else []
+        self._together, self._model, self._apart = together, model, apart or together
+        self._calls: SimpleQueue[Call[Rows] | None] = SimpleQueue()
+        self._cores = [self._begin(number) for number in range(1, cores + 1)]
+        self._is_shared = threading.Lock()  # by all cores at once
+        weakref.finalize(self, end, self._calls, cores)
 
     def __call__(self, crops: npt.NDArray[np.uint8]) -> Rows:
         """Map uint8 [B, H, W, 3] to float32 [B, D]."""
-        cores = 1 + len(self._lanes)
-        if cores == 1 or len(crops) < FEWEST_APART * cores:
-            return self._run(self._together, crops)
-        size = min(CPU_LADDER[-1], -(-len(crops) // cores))
+        if len(crops) < FEWEST_APART * len(self._cores) and self._is_shared.acquire(blocking=False):
+            try:
+                return self._run(self._together, crops)
+            finally:
+                self._is_shared.release()
+        size = min(CPU_LADDER[-1], -(-len(crops) // len(self._cores)))
         parts = [crops[start : start + size] for start in range(0, len(crops), size)]
-        rows: list[Rows | None] = [None] * len(parts)
-        left = iter(enumerate(parts))  # one for all: each part is taken once
-
-        def take_parts() -> None:
-            for number, part in left:
-                rows[number] = self._run(self._apart, part)
-
-        under_way = [lane.run(take_parts) for lane in self._lanes]
+        futures: list[Future[Rows]] = [Future() for _ in parts]
+        for future, part in zip(futures, parts, strict=True):
+            self._calls.put((future, partial(self._run, self._apart, part)))
         try:
-            take_parts()
+            return np.concatenate([self._result(future) for future in futures])
         finally:
-            for _ in left:  # of a batch that failed: nobody computes the rest
-                pass
-        for lane, other in zip(self._lanes, under_way, strict=True):
-            lane.result(other)
-        assert all(part is not None for part in rows), "This is a bug: a part of a batch was taken by nobody."
-        return np.concatenate(rows)  # type: ignore[arg-type]
+            for future in futures:  # of a batch that failed: nobody computes the rest
+                future.cancel()
+
+    def _begin(self, number: int) -> threading.Thread:
+        # A daemon: a process that is told to stop must not wait for a call that hangs.
+        thread = threading.Thread(target=serve, args=(self._calls,), name=f"core {number}", daemon=True)
+        thread.start()
+        return thread
+
+    def _result(self, future: "Future[Rows]") -> Rows:
+        """Wait for a part; a core's thread that died is replaced, and fails whoever looks, for the part may have died with it."""
+        while not wait({future}, timeout=LOOK_S).done:
+            dead = [number for number, thread in enumerate(self._cores) if not thread.is_alive()]
+            for number in dead:
+                self._cores[number] = self._begin(number + 1)
+            if dead:
+                raise RuntimeError("a core's thread died")
+        return future.result()
 
     def _run(self, session: Any, crops: npt.NDArray[np.uint8]) -> Rows:
         """Run crops one piece after the other."""
@@ -72,6 +92,12 @@ class SessionRunner:
             parts.append(session.run([self._model.output_name], feed)[0])
             start += rows
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def end(calls: "SimpleQueue[Call[Rows] | None]", cores: int) -> None:
+    """Let the threads of a runner that nobody holds any more end."""
+    for _ in range(cores):
+        calls.put(None)
 
 
 def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *, threads: int, ladder: tuple[int, ...]) -> Runner:

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     batch_max: int = Field(
         default=0,
         ge=0,
-        description="Most crops in one forward pass; 0 takes what suits the device: 16 a core, "
+        description="Most crops in one forward pass; 0 takes what suits the device: 8 a core, "
         "64 on a GPU. Under 2 a core the cores share every pass, which is slower.",
     )
     batch_wait_ms: float = Field(
@@ -84,8 +84,12 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0, description="Threads of the runtime; 0 takes the cores granted to the process.")
     keep_crops: bool = Field(default=True, description="Keep a small JPEG of every enrolled crop, for people to look at.")
     traces: bool = Field(default=False, description="Send OpenTelemetry traces, as OTEL_* variables say; wants the extra [otel].")
-    log_format: Literal["text", "json"] = Field(default="text", description="Form of the log lines on standard error.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is logged.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the log lines on standard error: text or json."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged: debug, info, warning or error."
+    )
 
     @field_validator("gallery", mode="before")
     @classmethod

@@ -26,6 +26,7 @@ class Telemetry:
         self.request_seconds = self._seconds("reid_request_seconds", "Whole time of a request.", "route")
         self.refusals = Counter("reid_refusals", "Error answers by code.", ("code",), registry=registry)
         self.crops = Counter("reid_crops", "Crops by outcome.", ("outcome",), registry=registry)
+        self._embedded, self._refused = (self.crops.labels(outcome) for outcome in ("embedded", "refused"))
         self.batch_size = Histogram("reid_batch_size", "Crops in one forward pass.", buckets=BATCH_BUCKETS, registry=registry)
         self.queue_seconds = self._seconds("reid_queue_seconds", "Wait of a batch's oldest crop.")
         self.inference_seconds = self._seconds("reid_inference_seconds", "One forward pass.")
@@ -67,8 +68,8 @@ class Telemetry:
 
     def count_crops(self, *, embedded: int, refused: int) -> None:
         """Count one request's crops by what became of them."""
-        self.crops.labels("embedded").inc(embedded)
-        self.crops.labels("refused").inc(refused)
+        self._embedded.inc(embedded)
+        self._refused.inc(refused)
 
     def describe_model(self, model: ModelInfo, provider: str) -> None:
         """Publish which model answers."""

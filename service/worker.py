@@ -3,11 +3,9 @@
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Generic, TypeVar
-
-LOOK_S = 1.0  # between two looks at a thread whose result is waited for
 
 R = TypeVar("R")
 Call = tuple[Future[R], Callable[[], R]]
@@ -41,13 +39,6 @@ class Worker(Generic[R]):
         self._last = Future(), call
         self._calls.put(self._last)
         return self._last[0]
-
-    def result(self, future: "Future[R]") -> R:
-        """Wait in another thread than the event loop's for the last call's result; a thread that died under it is replaced."""
-        while not wait({future}, timeout=LOOK_S).done:
-            self.revive()
-        self._last = None  # a call may hold its caller, and he this worker
-        return future.result()
 
     def revive(self) -> bool:
         """Replace a dead thread: a call that it had not begun is run after all, one that it died in fails.

@@ -16,7 +16,7 @@ from service.client import commands
 from service.client.blocking import Client, Progress
 from service.client.commands import Report
 from service.client.connection import DEFAULT_URL
-from service.client.errors import ReidError
+from service.client.errors import ReidError, Unauthorised
 
 Command = Callable[[argparse.Namespace, Progress], Report]
 
@@ -53,7 +53,8 @@ def advised(error: BaseException) -> str:
     """Put an error on one line."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: got {error.strerror}, wanted a file to read or a place to write"
-    return " ".join(str(error).split())
+    advice = "; the environment variable REID_API_KEY holds the key that is sent" if isinstance(error, Unauthorised) else ""
+    return " ".join(str(error).split()) + advice
 
 
 def make_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:

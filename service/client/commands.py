@@ -7,7 +7,7 @@ import csv
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -186,7 +186,7 @@ def delete(given: Namespace, progress: Progress) -> Report:
                 failures.append(error.message)
             progress(count, len(jobs))
     lines = [", ".join(f"{name} {value}" for name, value in receipt.items()) for receipt in receipts]
-    return Report("\n".join(f"deleted {line}" for line in lines), {"deleted": receipts}, tuple(failures))
+    return Report("\n".join(f"deleted {line}" for line in lines or ["nothing"]), {"deleted": receipts}, tuple(failures))
 
 
 def named(errors: Sequence[ItemError], paths: Sequence[Path]) -> tuple[str, ...]:
@@ -201,5 +201,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename == os.fspath(aside):  # which nobody has heard of
+            error.filename = os.fspath(path)
+        raise
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

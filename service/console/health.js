@@ -4,7 +4,7 @@ import { announce, call, events, json } from "./api.js";
 import { calibrate } from "./calibrate.js";
 import { histogram } from "./histogram.js";
 import { gauge, increase, mean, parse, quantile } from "./metrics.js";
-import { calibrationOf, rateWords } from "./thresholds.js";
+import { calibrationOf, percent, rateWords, reachedAt } from "./thresholds.js";
 import { byId, complain, h, number, svg } from "./ui.js";
 
 const EVERY_MS = 2000;
@@ -86,14 +86,18 @@ function definitions(pairs) {
   return known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value))));
 }
 
-function thresholdTable(model) {
+// measured: what /calibration says, null where the manifest's thresholds are used.
+function thresholdTable(model, measured) {
   const calibration = calibrationOf(model);
   if (!calibration) return [h("p", { class: "hint" }, "This model has no calibration: every search needs a threshold of its own.")];
   const rows = calibration.rates.map(([rate, cosine]) => {
     const usual = Math.abs(cosine - calibration.default) < 1e-9 ? " (used)" : "";
-    return h("tr", {}, h("td", {}, rateWords(rate)), h("td", { class: "figure" }, `${cosine.toFixed(3)}${usual}`));
+    const cells = [h("td", {}, rateWords(rate)), h("td", { class: "figure" }, `${cosine.toFixed(3)}${usual}`)];
+    if (measured) cells.push(h("td", { class: "figure" }, percent(reachedAt(measured.histogram, cosine))));
+    return h("tr", {}, ...cells);
   });
-  const head = h("tr", {}, h("th", { scope: "col" }, "Strangers accepted"), h("th", { scope: "col" }, "From cosine"));
+  const names = ["Strangers accepted", "From cosine", ...(measured ? ["Same person reached"] : [])];
+  const head = h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name)));
   const facts = `Used unless a search says otherwise: ${calibration.default.toFixed(3)}. Two identities over it and nearer than ${calibration.margin.toFixed(3)} are ambiguous.`;
   const source = calibration.source ? h("p", { class: "hint" }, `From ${calibration.source}.`) : null;
   return [h("table", {}, h("thead", {}, head), h("tbody", {}, ...rows)), h("p", { class: "hint" }, facts), ...(source ? [source] : [])];
@@ -126,9 +130,9 @@ async function showFacts() {
       ["Schema", stats.schema_version],
     ]),
   );
-  byId("thresholds").replaceChildren(...thresholdTable(model));
-  const answer = await call("/calibration", { isProbe: true }); // 404 where the manifest's thresholds are used
-  if (answer.ok) byId("thresholds").append(histogram(await answer.json()));
+  const answer = await call("/calibration", { isProbe: true });
+  const measured = answer.ok ? await answer.json() : null;
+  byId("thresholds").replaceChildren(...thresholdTable(model, measured), ...(measured ? [histogram(measured)] : []));
 }
 
 async function tick() {

@@ -1,12 +1,12 @@
 // Search: crops of one person, or an enrolled entry, against the gallery.
 
-import { events, json, query } from "./api.js";
+import { call, events, json, query } from "./api.js";
 import { dropZone, isPicture, pasteZone } from "./files.js";
 import { filters, suggestCameras } from "./filters.js";
 import { bothOrders, cards, verdictBox } from "./matches.js";
 import { chosenPicture, crop } from "./pictures.js";
 import { offer, questions } from "./samples.js";
-import { calibrationOf, cosineAt, meaning, oneIn, rateAt } from "./thresholds.js";
+import { calibrationOf, cosineAt, meaning, oneIn, rateAt, reachedAt } from "./thresholds.js";
 import { byId, complain, count, h, quiet } from "./ui.js";
 
 const MATCHES = 24;
@@ -17,6 +17,7 @@ const state = {
   entryId: null, // asked instead of crops
   isFarChosen: false, // else the model's own threshold holds
   calibration: null,
+  histogram: null, // of the pairs that it was made from, where it is known
   isOutdated: false, // what is shown was decided by thresholds of before
   stats: null,
   readFilters: () => ({}),
@@ -36,7 +37,8 @@ function showFar() {
   const accepted = `${oneIn(rate(), "stranger")} accepted`;
   byId("far-rate").textContent = accepted;
   byId("far").setAttribute("aria-valuetext", accepted);
-  byId("far-words").textContent = meaning(rate(), cosine, stats?.identities ?? 0);
+  const reached = state.histogram && reachedAt(state.histogram, cosine);
+  byId("far-words").textContent = meaning(rate(), cosine, stats?.identities ?? 0, reached);
   byId("far-reset").hidden = !state.isFarChosen;
 }
 
@@ -49,6 +51,8 @@ function setFarToDefault() {
 
 async function showCalibration() {
   state.calibration = calibrationOf(await json("/model"));
+  const measured = await call("/calibration", { isProbe: true }); // once a key is there, if one is wanted
+  state.histogram = measured.ok ? (await measured.json()).histogram : null; // 404 where the manifest's thresholds are used
   if (!state.calibration) return showFar();
   const { rates } = state.calibration;
   Object.assign(byId("far"), { min: Math.log10(rates[0][0]), max: Math.log10(rates.at(-1)[0]) });

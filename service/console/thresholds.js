@@ -38,14 +38,29 @@ export function oneIn(rate, noun = "") {
   return `About 1 ${noun} in ${number(Math.round(times / size) * size)}`;
 }
 
+export const percent = (share) => `${number(100 * share)} %`;
+
 // 0.001 -> "0.1 %, 1 in 1,000"
 export function rateWords(rate) {
   return `${(100 * rate).toLocaleString("en", { maximumFractionDigits: 4 })} %, 1 in ${number(1 / rate)}`;
 }
 
+// The share of pairs of one person that reach a cosine, from a calibration's histogram.
+export function reachedAt({ genuine, from, step }, cosine) {
+  let [all, over] = [0, 0];
+  genuine.forEach((many, index) => {
+    const low = from + index * step;
+    all += many;
+    over += many * Math.min(1, Math.max(0, (low + step - cosine) / step));
+  });
+  return over / all;
+}
+
 // One search compares with everybody, so its own rate grows with the gallery.
-export function meaning(rate, cosine, identities) {
-  const words = `Compared with one person: a cosine of ${cosine.toFixed(3)} is enough.`;
+// reached: of pairs of one person, null where nobody knows.
+export function meaning(rate, cosine, identities, reached = null) {
+  let words = `Compared with one person: a cosine of ${cosine.toFixed(3)} is enough.`;
+  if (reached !== null) words += ` Of two crops of the same person ${percent(reached)} of pairs reach it.`;
   if (identities < 2) return words;
   const any = 1 - (1 - rate) ** identities;
   return `${words} Compared with all ${number(identities)} here, ${oneIn(any, "stranger").toLowerCase()} is taken for somebody.`;

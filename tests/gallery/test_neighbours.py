@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gallery import neighbours
+from gallery.lists import _stable_order
 from gallery.neighbours import find_neighbours, pair_cosines, sq_dist
 
 
@@ -18,9 +22,11 @@ def corners(rng, num):
     return rng.choice(np.array([-0.5, 0.5], np.float32), (num, 4))
 
 
+@pytest.mark.parametrize("strip", [1, 4, 512])
 @pytest.mark.parametrize("block_bytes", [1, 3000, 2**26])
 @pytest.mark.parametrize(("num_query", "num_gallery", "k"), [(7, 60, 5), (1, 40, 41), (30, 1, 2), (1, 1, 1), (20, 300, 21)])
-def test_neighbours_are_the_closest_with_ties_by_number(num_query, num_gallery, k, block_bytes):
+def test_neighbours_are_the_closest_with_ties_by_number(num_query, num_gallery, k, block_bytes, strip, monkeypatch):
+    monkeypatch.setattr(neighbours, "STRIP", strip)
     rng = np.random.default_rng(num_gallery)
     query, gallery = corners(rng, num_query), corners(rng, num_gallery)
     found = find_neighbours(query, gallery, k=k, block_bytes=block_bytes)
@@ -92,3 +98,9 @@ def unit_rows():
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     return draw
+
+
+@given(st.lists(st.one_of(st.integers(-3, 3), st.integers(-(2**62), 2**62)), max_size=40))
+def test_the_order_of_keys_is_that_of_a_stable_sort(keys):
+    numbers = np.array(keys, np.int64)
+    assert _stable_order(numbers).tolist() == np.argsort(numbers, kind="stable").tolist()

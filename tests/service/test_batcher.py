@@ -248,6 +248,81 @@ def test_whoever_leaves_everybody_else_gets_exactly_their_own(requests, batch_ma
     asyncio.run(main())
 
 
+def test_a_full_batch_is_given_to_the_runtime_while_another_computes_and_no_third():
+    async def main():
+        gate = Gate(shut=True)
+        batcher = batcher_of(gate, batch_max=2)
+        batcher.start()
+        tasks = [await queued(batcher, [0])]
+        await gate.until_entered()
+        tasks.append(await queued(batcher, [1]))
+        await asyncio.sleep(0.01)
+        assert gate.batches == [[0]]  # not full
+        tasks.append(await queued(batcher, [2]))
+        await gate.until_entered()
+        tasks.append(await queued(batcher, [3, 4]))
+        await asyncio.sleep(0.01)
+        assert gate.batches == [[0], [1, 2]] and batcher.waiting == 2
+        gate.open.set()
+        assert await asyncio.gather(*tasks) == [[0], [2], [4], [6, 8]]
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_callers_results_are_in_order_though_his_batches_end_in_another():
+    async def main():
+        first_may, second_ran = threading.Event(), threading.Event()
+
+        def run(batch):
+            if batch == [1, 2]:
+                assert first_may.wait(10)
+            else:
+                second_ran.set()
+            return [2 * item for item in batch]
+
+        batcher = batcher_of(run, batch_max=2)
+        batcher.start()
+        task = await queued(batcher, [1, 2, 3, 4])
+        assert await asyncio.to_thread(second_ran.wait, 10)
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        first_may.set()
+        assert await task == [2, 4, 6, 8]
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_the_time_of_a_batch_counts_from_the_end_of_the_one_before_it():
+    async def main():
+        now, reports, gate = [0.0], [], Gate()
+        may = [threading.Event(), threading.Event()]
+
+        def run(batch):
+            gate(batch)
+            assert may[batch[0]].wait(10)
+            return batch
+
+        batcher = batcher_of(run, batch_max=1, clock=lambda: now[0], on_batch=reports.append)
+        batcher.start()
+        tasks = [await queued(batcher, [0])]
+        await gate.until_entered()
+        now[0] = 1.0
+        tasks.append(await queued(batcher, [1]))
+        await gate.until_entered()
+        now[0] = 4.0
+        may[0].set()
+        await tasks[0]
+        now[0] = 6.0
+        may[1].set()
+        await tasks[1]
+        await batcher.close()
+        return [(report.waited_s, report.ran_s) for report in reports]
+
+    assert asyncio.run(main()) == [(0.0, 4.0), (3.0, 2.0)]
+
+
 def test_a_batchs_callers_go_on_while_the_next_one_computes(monkeypatch):
     monkeypatch.setattr("service.batcher.HEAD_START_S", 0.1)
 

@@ -124,8 +124,9 @@ def test_a_dead_thread_is_replaced_and_what_waited_is_served():
     async def main():
         batcher = batcher_of(Gate())
         batcher.start()
-        batcher._thread.stop()
-        batcher._thread._thread.join(timeout=10)
+        for thread in batcher._threads:
+            thread.stop()
+            thread._thread.join(timeout=10)
         waiting = await queued(batcher, [1])
         assert not batcher.is_alive and batcher.revive() and batcher.is_alive and not batcher.revive()
         assert await waiting == [2]
@@ -168,3 +169,44 @@ def test_closing_gives_up_a_batch_that_hangs(caplog):
 
     asyncio.run(main())
     assert [record.getMessage() for record in caplog.records] == ["a forward pass hangs and is given up"]
+
+
+def test_a_batch_that_hangs_is_told_of_though_the_next_ones_pass():
+    async def main():
+        gate, now = Gate(shut=True), [0.0]
+
+        def run(batch):
+            return gate(batch) if batch == [0] else [2 * item for item in batch]
+
+        batcher = batcher_of(run, batch_max=2, clock=lambda: now[0])
+        batcher.start()
+        hanging = await queued(batcher, [0])
+        await gate.until_entered()
+        now[0] = 3.0
+        assert await ask(batcher, [1, 2]) == [2, 4]
+        stalled_s = batcher.stalled_s()
+        gate.open.set()
+        assert await hanging == [0]
+        await batcher.close()
+        return stalled_s
+
+    assert asyncio.run(main()) == 3.0
+
+
+def test_closing_gives_up_all_batches_that_hang(caplog):
+    async def main():
+        gate = Gate(shut=True)
+        batcher = batcher_of(gate, batch_max=2)
+        batcher.start()
+        hanging = [await queued(batcher, [0])]
+        await gate.until_entered()
+        hanging.append(await queued(batcher, [1, 2]))
+        await gate.until_entered()
+        await batcher.close(limit_s=0.01)
+        for task in hanging:
+            task.cancel()
+        gate.open.set()
+        return [task.get_name() for task in asyncio.all_tasks() if task.get_name() in ("batch", "batcher")]
+
+    assert asyncio.run(main()) == []
+    assert [record.fields for record in caplog.records] == [{"crops": 3}]

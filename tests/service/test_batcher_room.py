@@ -52,6 +52,8 @@ def test_callers_take_turns_of_half_a_batch():
         batcher.start()
         tasks = [await queued(batcher, [0])]
         await gate.until_entered()
+        tasks.append(await queued(batcher, [1, 2, 3, 4]))
+        await gate.until_entered()
         tasks += [await queued(batcher, range(10, 17)), await queued(batcher, [20, 21]), await queued(batcher, [30])]
         gate.open.set()
         results = await asyncio.gather(*tasks)
@@ -59,17 +61,18 @@ def test_callers_take_turns_of_half_a_batch():
         return results, gate.batches
 
     results, batches = asyncio.run(main())
-    assert batches == [[0], [10, 11, 20, 21], [30, 12, 13, 14], [15, 16]]
-    assert results == [[0], [20, 22, 24, 26, 28, 30, 32], [40, 42], [60]]
+    assert sorted(batches) == [[0], [1, 2, 3, 4], [10, 11, 20, 21], [15, 16], [30, 12, 13, 14]]
+    assert results[2:] == [[20, 22, 24, 26, 28, 30, 32], [40, 42], [60]]
 
 
-def test_one_crop_behind_a_thousand_is_in_the_next_batch():
+def test_one_crop_behind_a_thousand_is_in_the_next_batch_that_is_formed():
     async def main():
         gate = Gate(shut=True)
         batcher = batcher_of(gate, batch_max=16, queue_max=2000)
         batcher.start()
         many = await queued(batcher, range(1000))
-        await gate.until_entered()
+        for _ in range(2):  # as many as the runtime is given at once
+            await gate.until_entered()
         ones = [await queued(batcher, [-number]) for number in (1, 2, 3)]
         gate.open.set()
         await asyncio.gather(many, *ones)
@@ -77,7 +80,7 @@ def test_one_crop_behind_a_thousand_is_in_the_next_batch():
         return gate.batches
 
     batches = asyncio.run(main())
-    assert batches[1] == [*range(16, 29), -1, -2, -3]
+    assert [*range(32, 45), -1, -2, -3] in batches[2:4]  # the third and the fourth may begin at the same time
 
 
 def test_a_large_request_leaves_a_quarter_of_the_queue_to_small_ones():

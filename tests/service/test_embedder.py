@@ -3,6 +3,7 @@
 import gc
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -238,11 +239,71 @@ def test_the_cores_share_a_batch_and_not_a_crop_alone(tiny):
     used.clear()
     run(CROPS[:32])
     assert sorted(one[:2] for one in used) == 4 * [("apart", 8)]
-    assert {name for _, _, name in used} == {threading.current_thread().name, "inference 2"}
+    assert {name for _, _, name in used} == {"core 1", "core 2"}
 
 
-@pytest.mark.parametrize(("threads", "asked", "found"), [(1, 0, 16), (3, 0, 48), (3, 5, 5)])
-def test_twice_as_many_crops_suit_a_pass_as_its_cores_take_at_once(tiny, threads, asked, found):
+def test_a_core_goes_on_with_the_next_batch_while_another_has_still_to_finish_this_one(tiny):
+    began, entered, may = [], threading.Semaphore(0), threading.Semaphore(0)
+
+    class Apart:
+        def run(self, outputs, feed):
+            (crops,) = feed.values()
+            began.append(int(crops[0, 0, 0, 0]))
+            entered.release()
+            assert may.acquire(timeout=60)
+            return [np.full((len(crops), 16), crops[0, 0, 0, 0], np.float32)]
+
+    run = SessionRunner(None, read_manifest(tiny), apart=Apart(), cores=2)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, np.full((4, 32, 16, 3), 1, np.uint8))
+        assert entered.acquire(timeout=60) and entered.acquire(timeout=60)
+        second = pool.submit(run, np.full((4, 32, 16, 3), 2, np.uint8))
+        may.release()
+        assert entered.acquire(timeout=60)
+        assert began == [1, 1, 2] and not first.done()
+        may.release(3)
+        assert (first.result(timeout=60) == 1).all() and (second.result(timeout=60) == 2).all()
+
+
+def test_two_crops_alone_at_the_same_time_have_a_core_each(tiny):
+    used, both = [], threading.Barrier(2, timeout=60)
+
+    class Recording:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self, outputs, feed):
+            used.append(self.name)
+            both.wait()
+            return [np.zeros((1, 16), np.float32)]
+
+    run = SessionRunner(Recording("together"), read_manifest(tiny), apart=Recording("apart"), cores=2)
+    with ThreadPoolExecutor(2) as pool:
+        for rows in pool.map(run, (CROPS[:1], CROPS[:1])):
+            assert rows.shape == (1, 16)
+    assert sorted(used) == ["apart", "together"]
+
+
+def test_a_cores_thread_that_died_is_replaced_and_the_batch_fails(tiny, monkeypatch):
+    monkeypatch.setattr("service.session.LOOK_S", 0.01)
+
+    class Session:
+        def run(self, outputs, feed):
+            (crops,) = feed.values()
+            return [np.zeros((len(crops), 16), np.float32)]
+
+    run = SessionRunner(Session(), read_manifest(tiny), apart=Session(), cores=2)
+    for _ in range(2):
+        run._calls.put(None)
+    for thread in run._cores:
+        thread.join(timeout=10)
+    with pytest.raises(RuntimeError, match="a core's thread died"):
+        run(CROPS[:16])
+    assert run(CROPS[:16]).shape == (16, 16)
+
+
+@pytest.mark.parametrize(("threads", "asked", "found"), [(1, 0, 8), (3, 0, 24), (3, 5, 5)])
+def test_as_many_crops_suit_a_pass_as_its_cores_take_at_once(tiny, threads, asked, found):
     assert Embedder.open(tiny, provider="cpu", threads=threads, batch_max=asked).batch_max == found
 
 
@@ -254,7 +315,7 @@ def test_an_embedder_that_nobody_holds_ends_its_threads_at_once(tiny):
         embedder = Embedder.open(tiny, provider="cpu", threads=3)
         embedder.embed(CROPS[:24])
         lanes = set(threading.enumerate()) - before
-        assert {lane.name for lane in lanes} == {"inference 2", "inference 3"}
+        assert {lane.name for lane in lanes} == {"core 1", "core 2", "core 3"}
         del embedder
         for lane in lanes:
             lane.join(timeout=10)

@@ -15,10 +15,10 @@ from service.watchdog import Watchdog, systemd
 
 
 def end_thread(client):
-    """Let the inference thread end, as if something had killed it."""
-    worker = client.app.state.parts.pipeline.batcher._thread
-    worker.stop()
-    worker._thread.join(timeout=10)
+    """Let the inference threads end, as if something had killed them."""
+    for worker in client.app.state.parts.pipeline.batcher._threads:
+        worker.stop()
+        worker._thread.join(timeout=10)
 
 
 def test_readyz_tells_of_a_dead_inference_thread_until_another_one_has_worked(serving, fake, pictures, monkeypatch):

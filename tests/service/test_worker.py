@@ -90,13 +90,6 @@ def test_a_thread_that_died_idle_is_replaced_and_works(worker):
     assert worker.run(lambda: 2).result(timeout=10) == 2
 
 
-def test_whoever_waits_for_a_result_replaces_a_thread_that_died_under_it(worker):
-    end(worker)
-    assert worker.result(worker.run(lambda: 3)) == 3
-    with pytest.raises(TimeoutError, match="of the call's own"):
-        worker.result(worker.run(lambda: (_ for _ in ()).throw(TimeoutError("of the call's own"))))
-
-
 def test_a_worker_that_nobody_holds_ends_its_thread():
     worker = Worker("forgotten")
     thread = worker._thread

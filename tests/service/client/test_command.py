@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.client.__main__ import main, make_parser, run_command
+from service.client import Unauthorised
+from service.client.__main__ import advised, main, make_parser, run_command
 
 ROOT = Path(__file__).parents[3]
 CLOSED = "http://127.0.0.1:9"  # nothing listens on the discard port
@@ -150,7 +151,8 @@ def test_an_export_that_cannot_be_is_refused_and_leaves_nothing(run, tmp_path):
     assert "wanted a name that ends in .jsonl or .csv" in run("export", tmp_path / "out.xml")[2]
     assert "got --identities with --pid" in run("export", tmp_path / "out.csv", "--identities", "--pid", "a")[2]
     assert run("export", tmp_path / "out.csv", "--since", "yesterday")[0] == 1
-    assert run("export", tmp_path / "missing" / "out.csv")[2].endswith("wanted a file to read or a place to write\n")
+    missing = tmp_path / "missing" / "out.csv"
+    assert run("export", missing)[2].startswith(f"error: {missing}: got No such file or directory, wanted a file to read")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,7 +186,12 @@ def test_an_error_is_one_line(run, arguments, words):
 def test_the_key_comes_from_the_environment_alone_and_is_never_shown(run):
     status, out, errors = run("delete", "nobody", REID_API_KEY="not a key")
     assert status == 1 and errors.startswith("error: key: got ") and "not a key" not in errors
-    assert run("delete", "nobody", REID_API_KEY="")[0] == 1
+    assert run("delete", "nobody", REID_API_KEY="")[:2] == (1, "deleted nothing\n")
+
+
+def test_whoever_lacks_a_key_is_told_where_it_is_looked_for():
+    missing = Unauthorised("got no API key, wanted the header Authorization: Bearer KEY", code="missing_key", status=401)
+    assert advised(missing).endswith("Bearer KEY; the environment variable REID_API_KEY holds the key that is sent")
 
 
 def test_ctrl_c_is_said_in_one_line(live, capsys):
