@@ -41,28 +41,41 @@ class Lists:
         if num >= k and (beyond_bars == -np.inf).any():  # at first, when the lists say nothing
             beyond_bars = np.maximum(beyond_bars, np.nextafter(_kth_at_least(beyond.T, k), np.float32(-np.inf)))
 
-        def look(rows: slice) -> tuple[slice, Candidates, Floats, Floats]:
-            tile, target = cosines[rows], start + rows.start
-            own = _reaching_rows(tile, bars[target : start + rows.stop], k, target, first)
-            reaching = _joined(own, _reaching_columns(beyond[rows], beyond_bars, later, target))
-            return rows, reaching, tile.min(axis=1), tile.min(axis=0)
+        def look(half: slice) -> tuple[list[Candidates], Floats]:
+            found, lows = [], np.full(cosines.shape[1], np.inf, np.float32)
+            for rows in tiles(half, 4 * cosines.shape[1]):
+                tile, target = cosines[rows], start + rows.start
+                own = _reaching_rows(tile, bars[target : start + rows.stop], k, target, first)
+                found.append(_joined(own, _reaching_columns(beyond[rows], beyond_bars, later, target)))
+                np.minimum(of_rows[rows], tile.min(axis=1), out=of_rows[rows])
+                np.minimum(lows, tile.min(axis=0), out=lows)
+            return found, lows
 
-        own, others = self.lowest[start : start + num], self.lowest[first : first + cosines.shape[1]]
-        for rows, reaching, of_rows, of_columns in pool.map(look, tiles(cosines)):
-            self._waiting.append(reaching)
-            np.minimum(own[rows], of_rows, out=own[rows])
-            np.minimum(others, of_columns, out=others)
+        of_rows, of_columns = self.lowest[start : start + num], self.lowest[first : first + cosines.shape[1]]
+        # Both at once; what columns get is the same memory that rows may get, and comes after.
+        for found, lows in list(pool.map(look, (slice(0, num // 2), slice(num // 2, num)))):
+            self._waiting.extend(found)
+            np.minimum(of_columns, lows, out=of_columns)
         # Merged when as many wait as there are places: memory is bounded and sorting is rare.
         if sum(len(targets) for targets, _, _ in self._waiting) >= self.index.size:
-            self.merge()
+            self.merge(pool)
 
-    def merge(self) -> None:
-        """Sorts the candidates into the lists."""
+    def merge(self, pool: ThreadPoolExecutor) -> None:
+        """Sorts the candidates into the lists, those of the lower and of the higher numbers at the same time."""
         if not self._waiting:
             return
-        num, k = self.index.shape
         targets, sources, cosines = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting.clear()
+        middle = len(self.index) // 2
+
+        def sort_in(is_own: NDArray[np.bool_]) -> None:
+            self._sort_in(targets[is_own], sources[is_own], cosines[is_own])
+
+        list(pool.map(sort_in, (targets < middle, targets >= middle)))  # raises what one of them raised
+
+    def _sort_in(self, targets: NDArray[np.int32], sources: NDArray[np.int32], cosines: Floats) -> None:
+        """Sorts candidates into the lists of their targets."""
+        num, k = self.index.shape
         counts = np.bincount(targets, minlength=num)
         touched = np.flatnonzero(counts)
         place = np.cumsum(counts > 0) - 1
@@ -127,8 +140,8 @@ def _kth_at_least(cosines: Floats, k: int) -> Floats:
     return bound
 
 
-def tiles(block: Floats) -> Iterator[slice]:
-    """Runs of a block's rows that stay in cache."""
-    size = max(1, TILE_BYTES // (block.itemsize * block.shape[1]))
-    for first in range(0, len(block), size):
-        yield slice(first, min(first + size, len(block)))
+def tiles(rows: slice, row_bytes: int) -> Iterator[slice]:
+    """Runs of rows that stay in cache."""
+    size = max(1, TILE_BYTES // row_bytes)
+    for first in range(rows.start, rows.stop, size):
+        yield slice(first, min(first + size, rows.stop))

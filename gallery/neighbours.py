@@ -18,7 +18,8 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Progress = Callable[[int], object]
 
-BLOCK_BYTES = 2**27  # worked on at a time: a product of 1,740 x 19,281 crops; with fewer rows BLAS spends more on packing
+BLOCK_BYTES = 2**27  # worked on at a time: a product of 353 x 95,000 crops; with fewer rows BLAS spends more on packing
+ROWS = 1024  # of a block at most: beyond it BLAS gains nothing, and memory that was never touched costs time
 STRIP = 512  # of a block's rows, in whose product with itself everything is computed twice
 
 
@@ -64,7 +65,7 @@ def find_neighbours(
     """
     num = len(query) + len(gallery)
     lists = Lists(num, k)
-    block = max(num, block_bytes // 4)  # cosines
+    block = max(num, min(block_bytes // 4, ROWS * num))  # cosines
     buffer = np.empty(min(block, num * num), np.float32)
     with ThreadPoolExecutor(2) as pool:
         for start, stop in _runs(len(query), num, block):
@@ -72,7 +73,7 @@ def find_neighbours(
                 lists.offer(cosines, row, column, pool)
             if progress is not None:
                 progress(stop - start)
-    lists.merge()
+        lists.merge(pool)
     return Neighbours(lists.index, lists.cosine, sq_dist(lists.lowest))
 
 
@@ -95,7 +96,7 @@ def _runs(num_query: int, num: int, block: int) -> Iterator[tuple[int, int]]:
     for first, last in ((0, num_query), (num_query, num)):
         start = first
         while start < last:
-            stop = min(last, start + block // (num - start))
+            stop = min(last, start + min(ROWS, block // (num - start)))
             yield start, stop
             start = stop
 
