@@ -34,8 +34,8 @@ Rows = tuple[Ints, NDArray[np.int32], Floats]  # lengths of a run of rows, their
 Part = TypeVar("Part")
 
 KEPT_BYTES = 2**28  # of cosines of queries and gallery, which are then not computed twice; Market-1501's take 2.0e8
-CHUNK_BYTES = 2**22  # of sets and weights worked on at a time, beside the product: what stays in cache takes half the time
-ROWS = 8  # queries whose distances are blended at a time: they stay in cache
+CHUNK_BYTES = 2**23  # of sets and weights worked on at a time, beside the product: what stays in cache takes half the time
+ROWS = 32  # queries whose distances are blended at a time: of fewer the threads wait for each other's interpreter
 LENGTH_TOLERANCE = 1e-3  # of an embedding's length, as on enrolment: half-precision rounding is below 3e-4
 
 
