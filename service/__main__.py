@@ -35,6 +35,7 @@ Serves person re-identification over HTTP. Everything is set by environment vari
 It stops on SIGTERM or Ctrl-C, after the answers under way."""
 
 M_ARENA_MAX, HEAPS = -8, 4  # the first by <malloc.h>
+YOUNG = 10_000  # new objects between two collections; by Python's 700 a full queue's are looked through again and again
 DRAIN_EXTRA_S = 5  # beyond the deadline: answers still being written
 
 
@@ -76,6 +77,7 @@ def serve(settings: Settings) -> int:
             announce(settings, listener, Path(settings.gallery))
             gc.collect()
             gc.freeze()  # modules, routes and the gallery stay: to look through them again and again stops everybody for 0.1 s
+            gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             pass  # uvicorn has drained, and then passes Ctrl-C on

@@ -162,6 +162,11 @@ class Batcher(Generic[T, U]):
         return self._admission.waiting
 
     @property
+    def is_behind(self) -> bool:
+        """Whether so much waits that the runtime has enough to do for a while."""
+        return self._turns.items >= OVERLAP * self._batch_max
+
+    @property
     def _running(self) -> int:
         return sum(batch.size for batch in self._under_way)
 

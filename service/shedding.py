@@ -19,7 +19,7 @@ from service.middleware import request_id_of, signature
 from service.parts import Parts
 from service.refusals import Refusals
 
-REST_S = 0.005  # after refusals
+REST_S = 0.005  # of the event loop, while nothing is gained by its work
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
 
 
@@ -49,13 +49,17 @@ class Shedding:
                 if isinstance(error, Overloaded):
                     self._rest_soon(parts)
                 return self._refuse(request, error, parts)
+        else:
+            if parts.pipeline.batcher.is_behind:
+                self._rest_soon(parts)
         return None
 
     def _rest_soon(self, parts: Parts) -> None:
         """After what has come by now, let the event loop rest until more has come, or the batch under way is done.
 
-        A thousand refusals a second, each on its own, take the processor from the runtime a thousand times, and its caches too.
-        Half of the time at most is rested, for others are served too.
+        A thousand requests a second, each on its own, take the processor from the runtime a thousand times, and its caches too;
+        while the runtime has enough to do they are refused, or wait, anyway. Half of the time at most is rested, for others are
+        served too.
         """
         if time.monotonic() - self._rested_at >= REST_S:  # a loop's own clock stands still within a turn
             self._rested_at = math.inf

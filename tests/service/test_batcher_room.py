@@ -120,3 +120,22 @@ def test_a_request_that_could_not_be_served_in_time_is_refused_at_once():
         return refusal.value.retry_after_s
 
     assert asyncio.run(main()) == pytest.approx(8)
+
+
+def test_the_runtime_is_behind_while_more_waits_than_it_is_given_at_once():
+    async def main():
+        gate = Gate(shut=True)
+        batcher = batcher_of(gate)
+        batcher.start()
+        tasks, behind = [], []
+        for items in ([0], [1, 2, 3, 4], range(7), [7], [8]):
+            tasks.append(await queued(batcher, items))
+            await asyncio.sleep(0.01)
+            behind.append(batcher.is_behind)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        behind.append(batcher.is_behind)
+        await batcher.close()
+        return behind
+
+    assert asyncio.run(main()) == [False, False, False, True, True, False]

@@ -198,3 +198,19 @@ def test_after_refusals_the_loop_rests_once_and_half_of_the_time_at_most(setting
             return counts, set(rests)
 
     assert run(main()) == ([1, 1, 2], {REST_S})
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_the_loop_rests_after_a_request_that_is_served_only_while_the_runtime_has_enough_to_do(is_behind):
+    rests = []
+    batcher = SimpleNamespace(is_behind=is_behind, rest=rests.append)
+    pipeline = SimpleNamespace(check_room=lambda: None, batcher=batcher)
+    shed = Shedding(SimpleNamespace(state=SimpleNamespace(parts=SimpleNamespace(pipeline=pipeline))))
+
+    async def main():
+        assert shed({"path": "/embed", "method": "POST"}) is None
+        assert shed({"path": "/embed", "method": "GET"}) is None
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert rests == [REST_S] * is_behind
