@@ -4,7 +4,8 @@
     python -m benchmarks.overload --quick
     python -m benchmarks.overload --apart        # the last core for the clients, the others for the service
 
-Capacity is what 32 clients get that each wait for their answer. Then requests come by the clock. Told are the goodput (good
+Capacity is what 32 clients get that each wait for their answer, measured before and after every overload, whose share is of the
+mean of both: a machine's speed wanders within minutes. In an overload requests come by the clock. Told are the goodput (good
 answers a second) as a share of capacity, the time to a refusal from its sending, a new connection included, and what the
 accepted waited from when they were due; `lag` is how late the generator itself was, which shares the cores unless it is kept
 apart. In the end four good clients work alone, beside idle connections, trickled heads and bodies and broken uploads, and alone
@@ -151,13 +152,15 @@ async def overload(url: str, requests: Sequence[bytes], *, seconds: float) -> di
     require_good("one client", alone)
     rows = {"one client": alone, "capacity": figures(await one_by_one(url, requests, clients=CLIENTS, seconds=seconds))}
     require_good("capacity", rows["capacity"])
-    peak = rows["capacity"]["good_per_s"]
+    before = rows["capacity"]["good_per_s"]
     for factor in FACTORS:
-        answers = await by_the_clock(url, requests, per_s=factor * peak, seconds=seconds)
-        row = figures(answers)
-        row["share"] = row["good_per_s"] / peak
+        answers = await by_the_clock(url, requests, per_s=factor * before, seconds=seconds)
+        row = rows[f"{factor:g} times capacity"] = figures(answers)
         row["recovery_s"] = await recovery_s(url, requests, usual_s=alone["accepted_p50_ms"] / 1000)
-        rows[f"{factor:g} times capacity"] = row
+        rows[f"capacity after {factor:g} times"] = figures(await one_by_one(url, requests, clients=CLIENTS, seconds=seconds))
+        after = rows[f"capacity after {factor:g} times"]["good_per_s"]
+        row["share"] = row["good_per_s"] / ((before + after) / 2)
+        before = after
     return rows
 
 
@@ -218,7 +221,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.overload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--artefact", type=Path, default=Path("service/model"), metavar="DIR", help="exported model (bundled)")
-    parser.add_argument("--minutes", type=float, default=1.0, metavar="X", help="of every case (1); there are seven")
+    parser.add_argument("--minutes", type=float, default=1.0, metavar="X", help="of every case (1); there are nine")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the runtime (every granted core)")
     parser.add_argument("--receive-s", type=float, default=30.0, metavar="X", help="REID_RECEIVE_S (30)")
     parser.add_argument("--idle", type=int, default=5000, metavar="N", help="connections that say nothing (5000)")

@@ -29,7 +29,7 @@ class Lists:
         self._waiting: list[Candidates] = []
 
     def offer(self, cosines: Floats, start: int, first: int, pool: ThreadPoolExecutor) -> None:
-        """Takes in, of crops start .. start+R-1 and later ones from `first` on, [R, n], whoever may still be listed, and the lowest.
+        """Takes in, of crops start .. start+R-1 and those from `first` on, [R, n], whoever may still be listed, and the lowest.
 
         A row serves the list of its own crop, a column that of its, unless it is one of the R. Tiles of rows that stay in cache
         are looked through two at a time.
