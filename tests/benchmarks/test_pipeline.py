@@ -9,7 +9,7 @@ from service.manifest import ModelInfo
 class Double:
     """Embeds every crop as zeros and counts them."""
 
-    provider = "none"
+    provider, batch_max = "none", 16
 
     def __init__(self):
         names = {"input_name": "crops", "output_name": "embeddings", "manifest": {}}
