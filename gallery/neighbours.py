@@ -54,7 +54,7 @@ def find_neighbours(
 ) -> Neighbours:
     """Finds the k closest crops (itself among them) of every crop of both sets; k is at most N.
 
-    Every cosine is computed once and serves both of its crops: half of the product's arithmetic. Blocks come in rising
+    But for strips a cosine is computed once and serves both of its crops: half of the product's arithmetic. Blocks come in rising
     order, so of two equally close crops the one that comes first is already listed, and stays.
 
     Args:

@@ -75,9 +75,7 @@ def serve(settings: Settings) -> int:
             drain_s, count = settings.deadline_s + DRAIN_EXTRA_S, app.state.telemetry.count_refusal
             server = make_server(app, doors=doors, drain_s=drain_s, on_refusal=count, shed=Shedding(app), **tls)
             announce(settings, listener, Path(settings.gallery))
-            gc.collect()
-            gc.freeze()  # modules, routes and the gallery stay: to look through them again and again stops everybody for 0.1 s
-            gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
+            collect_rarely()
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             pass  # uvicorn has drained, and then passes Ctrl-C on
@@ -91,6 +89,13 @@ def share_heaps() -> None:
     if "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
+
+
+def collect_rarely() -> None:
+    """Leave alone what stays, modules, routes and the gallery: to look through them again and again stops everybody for 0.1 s."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
 
 
 def refuse_workers(wanted: str | None) -> None:

@@ -3,20 +3,19 @@
 A batch is formed the moment the runtime is free, from whatever waits, up to batch_max items. While it computes, one more is
 given to the runtime, as soon as that one is full: it cannot get larger by waiting, and no core waits for the next batch where
 others have still to finish this one. Callers take turns of half a batch: whoever brings no more is served in the order of
-coming, and one who brings a thousand holds nobody up for longer than two turns. No polling, and no waiting for more unless
-max_wait_s asks for it. All state lives on the event loop; only `run` leaves it, in threads of its own, so that a long forward
-pass never blocks the loop. While items wait, a batch's results are given to its callers once the next has got under way: what
-they do then would keep its thread from the interpreter.
+coming, and of one who brings a thousand no more than two turns come before anybody else's first, once those under way are
+done. No polling, and no waiting for more unless max_wait_s asks for it. All state lives on the event loop; only `run` leaves
+it, in threads of its own, so that a long forward pass never blocks the loop. While items wait, a batch's results are given to
+its callers once the next has got under way: what they do then would keep its thread from the interpreter.
 """
 
 import asyncio
 import logging
 import math
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.admission import Admission
@@ -38,7 +37,7 @@ log = logging.getLogger("service")
 class BatchReport:
     """One batch: its size, how long its oldest caller had waited, how long `run` took, and what it raised if it failed.
 
-    Of a batch that was given to the runtime before another had ended, times count from that end.
+    Of a batch that was given to the runtime while another computed, the wait is until that one's end, if it ended first.
     """
 
     size: int
@@ -53,7 +52,9 @@ class _Batch(Generic[U]):
 
     size: int
     thread: Worker[Sequence[U]]
+    call: "Future[Sequence[U]]" = field(init=False)
     began_at: float
+    ended_at: float = 0.0  # of the last call
 
 
 class Room(Generic[T, U]):
@@ -113,8 +114,6 @@ class Batcher(Generic[T, U]):
         self._done: list[tuple[list[Share[T, U]], Sequence[U]]] = []  # computed and not delivered
         self._moved_at = 0.0  # when a batch last ended, or an idle queue got its first job
         self._changed = asyncio.Event()
-        self._ran = threading.Event()  # cleared while something computes and nothing has been computed since the loop looked
-        self._ran.set()
         self._closing = False
         self._threads: tuple[Worker[Sequence[U]], ...] = tuple(Worker(f"inference {n}") for n in range(1, OVERLAP + 1))
         self._idle = list(self._threads)
@@ -182,8 +181,8 @@ class Batcher(Generic[T, U]):
 
         Not when nothing is under way, when it takes so long that it may hang, or when the service is about to end.
         """
-        if not self._closing and self.stalled_s() < LONGEST_REST_S:
-            self._ran.wait(limit_s)
+        if self._under_way and not self._closing and self.stalled_s() < LONGEST_REST_S:
+            wait([batch.call for batch in self._under_way], timeout=limit_s, return_when=FIRST_COMPLETED)
 
     def admit(self, count: int) -> Room[T, U]:
         """Hold `count` places in the queue, to be used in a `with` block.
@@ -251,51 +250,65 @@ class Batcher(Generic[T, U]):
 
     async def _begin(self, shares: list[Share[T, U]]) -> None:
         """Give a batch to the runtime, and to its callers what has been computed before."""
-        batch: _Batch[U] = _Batch(sum(len(share.items) for share in shares), self._idle.pop(), self._clock())
-        task = asyncio.get_running_loop().create_task(self._run_batch(batch, shares), name="batch")
+        batch: _Batch[U] = _Batch(sum(len(share.items) for share in shares), self._idle.pop(), began_at=self._clock())
+        self._hand_over(batch, shares)
+        task = asyncio.get_running_loop().create_task(self._follow(batch, shares), name="batch")
         task.add_done_callback(lambda _: self._changed.set())
         self._under_way[batch] = task
         if self._done and len(self._under_way) == 1:
             await asyncio.wait({task}, timeout=HEAD_START_S)
         self._deliver()
 
-    async def _run_batch(self, batch: _Batch[U], shares: list[Share[T, U]]) -> None:
-        """Run these shares of a batch; when that fails every caller's is tried alone, so that none pays for another's."""
+    def _hand_over(self, batch: _Batch[U], shares: list[Share[T, U]]) -> None:
+        """Give these shares of a batch to its thread."""
         items = [item for share in shares for item in share.items]
-        self._ran.clear()
-        call = batch.thread.run(partial(self._run, items))
-        call.add_done_callback(lambda _: self._ran.set())
-        failure = None
-        try:
-            results = await asyncio.wrap_future(call)
-            if len(results) != len(items):
-                raise InferenceFailed(f"the runtime returned {len(results)} rows for {len(items)} crops")
-        except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
-            failure = error
-        else:
-            self._done.append((shares, results))
-        began_at, now = batch.began_at, self._clock()
-        self._moved_at = batch.began_at = now
-        if failure is None:  # one that fails at once is no fast one
-            self._admission.remember_rate(len(items), now - began_at)
-        self._on_batch(BatchReport(len(items), began_at - min(share.job.queued_at for share in shares), now - began_at, failure))
+
+        def run() -> Sequence[U]:
+            try:
+                return self._run(items)
+            finally:
+                batch.ended_at = self._clock()  # the loop may hear of it late
+
+        batch.call = batch.thread.run(run)
+
+    async def _follow(self, batch: _Batch[U], shares: list[Share[T, U]]) -> None:
+        """Await what was handed over; when it failed every caller's share is tried alone, so that none pays for another's."""
+        failure = await self._outcome(batch, shares)
         if failure is not None and len(shares) == 1:
             shares[0].fail(failure)
         elif failure is not None:
             for share in shares:
                 if share.is_wanted:
-                    await self._run_batch(batch, [share])
+                    self._hand_over(batch, [share])
+                    await self._follow(batch, [share])
+
+    async def _outcome(self, batch: _Batch[U], shares: list[Share[T, U]]) -> Exception | None:
+        """Await results, and report how it went; returns what it failed of."""
+        count, failure = sum(len(share.items) for share in shares), None
+        try:
+            results = await asyncio.wrap_future(batch.call)
+            if len(results) != count:
+                raise InferenceFailed(f"the runtime returned {len(results)} rows for {count} crops")
+        except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
+            failure = error
+        else:
+            self._done.append((shares, results))
+            self._changed.set()
+        began_at, self._moved_at = batch.began_at, batch.ended_at
+        is_oldest = batch is next(iter(self._under_way))
+        for later in self._under_way if is_oldest else (batch,):  # and itself, when it is tried again
+            later.began_at = max(later.began_at, batch.ended_at)
+        ran_s = max(0.0, batch.ended_at - began_at)
+        if failure is None:  # one that fails at once is no fast one
+            self._admission.remember_rate(count, ran_s)
+        self._on_batch(BatchReport(count, began_at - min(share.job.queued_at for share in shares), ran_s, failure))
+        return failure
 
     def _collect(self) -> None:
         """Take note of batches that have ended; raises what none of their callers is to blame for."""
         for batch, task in [(batch, task) for batch, task in self._under_way.items() if task.done()]:
-            is_oldest = batch is next(iter(self._under_way))
             del self._under_way[batch]
             self._idle.append(batch.thread)
-            for other in self._under_way if is_oldest else ():
-                other.began_at = batch.began_at
-            if self._under_way:
-                self._ran.clear()
             task.result()
 
     def _deliver(self) -> None:

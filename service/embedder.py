@@ -48,7 +48,7 @@ class Embeds(Protocol):
         """Most crops that should come at once."""
 
     def embed(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Map uint8 [B, H, W, 3] RGB to float32 [B, D], rows of unit length."""
+        """Map uint8 [B, H, W, 3] RGB to float32 [B, D], rows of unit length; called from two threads at once."""
 
 
 def embed_each(embedder: Embeds, crops: Sequence[npt.NDArray[np.uint8]]) -> list[Embedding | InferenceFailed]:

@@ -125,7 +125,7 @@ class Pipeline:
         """Replace what died under the batcher, not being ready until a pass has worked; tells whether anything had."""
         if not self.batcher.revive():
             return False
-        self._not_ready = "the inference thread died; another one has to run a pass first"
+        self._not_ready = "an inference thread died; another one has to run a pass first"
         return True
 
     async def close(self) -> None:
@@ -146,7 +146,7 @@ class Pipeline:
     def check_ready(self) -> None:
         """Raise ModelNotReady when nothing computes, the last forward pass failed, or the next takes longer than a deadline."""
         if not self.batcher.is_alive:
-            raise ModelNotReady("the inference thread died, wanted one; it is replaced within seconds")
+            raise ModelNotReady("an inference thread died, wanted it alive; it is replaced within seconds")
         if self._not_ready:
             raise ModelNotReady(self._not_ready)
         self._check_moving()

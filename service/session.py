@@ -2,12 +2,9 @@
 
 import hashlib
 import threading
-import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -20,13 +17,12 @@ from service.ladder import CPU_LADDER, cut
 from service.manifest import ModelInfo
 from service.opset import is_ort_format, read_opset
 from service.providers import Choice, check_started, preload_cuda
-from service.worker import Call, serve
+from service.worker import Crew
 
 Rows = npt.NDArray[np.float32]
 Runner = Callable[[npt.NDArray[np.uint8]], Rows]  # uint8 [B, H, W, 3], any B -> float32 [B, D]
 
 FEWEST_APART = 2  # crops a core from which on a batch is run in parts
-LOOK_S = 1.0  # between two looks at the threads whose results are waited for
 CPUINFO = Path("/proc/cpuinfo")
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # Linux's names of x86's exact sums of int8 products
 
@@ -45,44 +41,19 @@ class SessionRunner:
 
     def __init__(self, together: Any, model: ModelInfo, *, apart: Any = None, cores: int = 1) -> None:
         self._together, self._model, self._apart = together, model, apart or together
-        self._calls: SimpleQueue[Call[Rows] | None] = SimpleQueue()
-        self._cores = [self._begin(number) for number in range(1, cores + 1)]
-        self._is_shared = threading.Lock()  # by all cores at once
-        weakref.finalize(self, end, self._calls, cores)
+        self._cores: Crew[Rows] = Crew("core", cores)
+        self._all_cores = threading.Lock()  # held by whom all of them serve together
 
     def __call__(self, crops: npt.NDArray[np.uint8]) -> Rows:
         """Map uint8 [B, H, W, 3] to float32 [B, D]."""
-        if len(crops) < FEWEST_APART * len(self._cores) and self._is_shared.acquire(blocking=False):
+        if len(crops) < FEWEST_APART * len(self._cores) and self._all_cores.acquire(blocking=False):
             try:
                 return self._run(self._together, crops)
             finally:
-                self._is_shared.release()
+                self._all_cores.release()
         size = min(CPU_LADDER[-1], -(-len(crops) // len(self._cores)))
         parts = [crops[start : start + size] for start in range(0, len(crops), size)]
-        futures: list[Future[Rows]] = [Future() for _ in parts]
-        for future, part in zip(futures, parts, strict=True):
-            self._calls.put((future, partial(self._run, self._apart, part)))
-        try:
-            return np.concatenate([self._result(future) for future in futures])
-        finally:
-            for future in futures:  # of a batch that failed: nobody computes the rest
-                future.cancel()
-
-    def _begin(self, number: int) -> threading.Thread:
-        # A daemon: a process that is told to stop must not wait for a call that hangs.
-        thread = threading.Thread(target=serve, args=(self._calls,), name=f"core {number}", daemon=True)
-        thread.start()
-        return thread
-
-    def _result(self, future: "Future[Rows]") -> Rows:
-        """Wait for a part; a core's thread that died is replaced, and fails whoever looks, for the part may have died with it."""
-        while not wait({future}, timeout=LOOK_S).done:
-            dead = [number for number, thread in enumerate(self._cores) if not thread.is_alive()]
-            for number in dead:
-                self._cores[number] = self._begin(number + 1)
-            if dead:
-                raise RuntimeError("a core's thread died")
-        return future.result()
+        return np.concatenate(self._cores.run_all([partial(self._run, self._apart, part) for part in parts]))
 
     def _run(self, session: Any, crops: npt.NDArray[np.uint8]) -> Rows:
         """Run crops one piece after the other."""
@@ -92,12 +63,6 @@ class SessionRunner:
             parts.append(session.run([self._model.output_name], feed)[0])
             start += rows
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def end(calls: "SimpleQueue[Call[Rows] | None]", cores: int) -> None:
-    """Let the threads of a runner that nobody holds any more end."""
-    for _ in range(cores):
-        calls.put(None)
 
 
 def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *, threads: int, ladder: tuple[int, ...]) -> Runner:

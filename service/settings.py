@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="Most crops in one forward pass; 0 takes what suits the device: 8 a core, "
-        "64 on a GPU. Under 2 a core the cores share every pass, which is slower.",
+        "64 on a GPU. Fewer than 2 a core are slower.",
     )
     batch_wait_ms: float = Field(
         default=0.0, ge=0, le=1000, description="Wait for a fuller batch; 0 forms a batch whenever the runtime is free."

@@ -1,4 +1,4 @@
-"""Refusals from a request's head alone, while the queue is full: what the server asks before it begins to handle a request.
+"""What the server asks from a request's head alone: is it refused, as the queue is full, and may the event loop rest?
 
 Nine in ten requests of a tenfold overload are refused, so what a refusal costs decides what is left for the others. The routes
 ask the same of everything that was not refused here, and are the ones that any other server reaches.

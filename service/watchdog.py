@@ -1,4 +1,4 @@
-"""A look at the inference thread every second: a dead one is replaced, a hanging one told of, systemd kept informed."""
+"""A look at the inference threads every second: a dead one is replaced, a hanging one told of, systemd kept informed."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ class Watchdog:
         """Replace what died, tell once when a pass begins to hang and when it ends, and tell the supervisor that all is well."""
         if self._pipeline.revive():
             self._telemetry.inference_deaths.inc()
-            log.error("the inference thread died and was replaced")
+            log.error("an inference thread died and was replaced")
         stalled_s = self._pipeline.batcher.stalled_s()
         self._telemetry.stalled_seconds.set(stalled_s)
         is_stuck = stalled_s > self._limit_s

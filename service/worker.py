@@ -1,12 +1,16 @@
-"""One thread that runs one call at a time; unlike an executor's it can be seen to be dead and replaced, and holds no exit up."""
+"""Threads that run calls; unlike an executor's they can be seen to be dead and replaced, and hold no exit up."""
 
+import logging
 import threading
 import weakref
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+LOOK_S = 1.0  # between two looks at threads whose results are waited for
+
+log = logging.getLogger("service")
 R = TypeVar("R")
 Call = tuple[Future[R], Callable[[], R]]
 
@@ -62,18 +66,81 @@ class Worker(Generic[R]):
         self._calls.put(None)
 
 
-def serve(calls: "SimpleQueue[Call[R] | None]") -> None:
-    """Run calls until there is None; whatever one raises is its caller's."""
-    while (work := calls.get()) is not None:
-        future, call = work
-        if not future.set_running_or_notify_cancel():
-            continue
+class Crew(Generic[R]):
+    """Several threads that take calls in the order of their coming; called from any thread."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name = name
+        self._calls: SimpleQueue[Call[R] | None] = SimpleQueue()
+        self._lock = threading.Lock()  # of the next two
+        self._threads = [self._begin(place) for place in range(count)]
+        self._deaths = 0
+        weakref.finalize(self, end, self._calls, count)
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def run_all(self, calls: Sequence[Callable[[], R]]) -> list[R]:
+        """Run calls and wait for their results; when one fails, those that have not begun are dropped.
+
+        Raises:
+            what the first one to fail, in their order, raised. RuntimeError: when a thread died meanwhile, maybe in one of these.
+        """
+        deaths = self._replace_dead()
+        work: list[Call[R]] = [(Future(), call) for call in calls]
+        for one in work:
+            self._calls.put(one)
         try:
-            result = call()
-        except Exception as error:
-            future.set_exception(error)
-        except BaseException as error:  # SystemExit would end the event loop that awaits it
-            future.set_exception(RuntimeError(f"{type(error).__name__} in the thread"))
-        else:
-            future.set_result(result)
-        del work, future, call  # nothing of a call is held while the next is waited for
+            return [self._result(future, deaths) for future, _ in work]
+        finally:
+            for future, _ in work:
+                future.cancel()
+
+    def _result(self, future: "Future[R]", deaths: int) -> R:
+        while not wait({future}, timeout=LOOK_S).done:
+            if self._replace_dead() != deaths:
+                raise RuntimeError(f"a {self._name} thread died")
+        return future.result()
+
+    def _replace_dead(self) -> int:
+        """Begin new threads for dead ones; returns how many have died so far."""
+        with self._lock:
+            for place, thread in enumerate(self._threads):
+                if not thread.is_alive():
+                    log.error("a thread died and was replaced", extra={"fields": {"thread": thread.name}})
+                    self._threads[place] = self._begin(place)
+                    self._deaths += 1
+            return self._deaths
+
+    def _begin(self, place: int) -> threading.Thread:
+        # A daemon, as above.
+        thread = threading.Thread(target=serve, args=(self._calls,), name=f"{self._name} {place + 1}", daemon=True)
+        thread.start()
+        return thread
+
+
+def end(calls: "SimpleQueue[Call[R] | None]", count: int) -> None:
+    """Let so many threads end after what waits."""
+    for _ in range(count):
+        calls.put(None)
+
+
+def serve(calls: "SimpleQueue[Call[R] | None]") -> None:
+    """Run calls until there is None; nothing of one is held while the next is waited for."""
+    while (work := calls.get()) is not None:
+        carry_out(*work)
+        del work
+
+
+def carry_out(future: "Future[R]", call: Callable[[], R]) -> None:
+    """Run one call that was not cancelled; whatever it raises is its caller's."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except Exception as error:
+        future.set_exception(error)
+    except BaseException as error:  # SystemExit would end the event loop that awaits it
+        future.set_exception(RuntimeError(f"{type(error).__name__} in the thread"))
+    else:
+        future.set_result(result)

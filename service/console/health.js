@@ -4,7 +4,7 @@ import { announce, call, events, json } from "./api.js";
 import { calibrate } from "./calibrate.js";
 import { histogram } from "./histogram.js";
 import { gauge, increase, mean, parse, quantile } from "./metrics.js";
-import { calibrationOf, percent, rateWords, reachedAt } from "./thresholds.js";
+import { calibrationOf, percent, rateWords } from "./thresholds.js";
 import { byId, complain, h, number, svg } from "./ui.js";
 
 const EVERY_MS = 2000;
@@ -93,7 +93,8 @@ function thresholdTable(model, measured) {
   const rows = calibration.rates.map(([rate, cosine]) => {
     const usual = Math.abs(cosine - calibration.default) < 1e-9 ? " (used)" : "";
     const cells = [h("td", {}, rateWords(rate)), h("td", { class: "figure" }, `${cosine.toFixed(3)}${usual}`)];
-    if (measured) cells.push(h("td", { class: "figure" }, percent(reachedAt(measured.histogram, cosine))));
+    const reached = measured?.rates.find((one) => one.far === rate)?.tar;
+    if (measured) cells.push(h("td", { class: "figure" }, reached === undefined ? "" : percent(reached)));
     return h("tr", {}, ...cells);
   });
   const names = ["Strangers accepted", "From cosine", ...(measured ? ["Same person reached"] : [])];

@@ -50,11 +50,12 @@ function setFarToDefault() {
 }
 
 async function showCalibration() {
-  state.calibration = calibrationOf(await json("/model"));
-  const measured = await call("/calibration", { isProbe: true }); // once a key is there, if one is wanted
-  state.histogram = measured.ok ? (await measured.json()).histogram : null; // 404 where the manifest's thresholds are used
-  if (!state.calibration) return showFar();
-  const { rates } = state.calibration;
+  const calibration = calibrationOf(await json("/model"));
+  if (!calibration) return showFar();
+  const measured = await call("/calibration", { isProbe: true }).catch(() => null); // 404 where the manifest's thresholds are used
+  const histogram = measured?.ok ? (await measured.json()).histogram : null;
+  Object.assign(state, { calibration, histogram });
+  const { rates } = calibration;
   Object.assign(byId("far"), { min: Math.log10(rates[0][0]), max: Math.log10(rates.at(-1)[0]) });
   return setFarToDefault();
 }

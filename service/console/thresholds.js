@@ -38,7 +38,7 @@ export function oneIn(rate, noun = "") {
   return `About 1 ${noun} in ${number(Math.round(times / size) * size)}`;
 }
 
-export const percent = (share) => `${number(100 * share)} %`;
+export const percent = (share) => `${number(100 * share, 1)} %`;
 
 // 0.001 -> "0.1 %, 1 in 1,000"
 export function rateWords(rate) {
@@ -60,7 +60,7 @@ export function reachedAt({ genuine, from, step }, cosine) {
 // reached: of pairs of one person, null where nobody knows.
 export function meaning(rate, cosine, identities, reached = null) {
   let words = `Compared with one person: a cosine of ${cosine.toFixed(3)} is enough.`;
-  if (reached !== null) words += ` Of two crops of the same person ${percent(reached)} of pairs reach it.`;
+  if (reached !== null) words += ` Of pairs of one person's crops, from two cameras, ${percent(reached)} reach it.`;
   if (identities < 2) return words;
   const any = 1 - (1 - rate) ** identities;
   return `${words} Compared with all ${number(identities)} here, ${oneIn(any, "stranger").toLowerCase()} is taken for somebody.`;

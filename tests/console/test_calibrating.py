@@ -57,13 +57,14 @@ def test_thresholds_are_tried_compared_and_then_used_by_keyboard(service, open_p
     used = httpx.get(f"{service.url}/calibration").json()
     assert used["source"] != before
     expect(page.locator("#thresholds")).to_contain_text(f"Used unless a search says otherwise: {used['threshold']:.3f}")
-    expect(page.locator("#thresholds")).to_contain_text("Same person reached")
+    shown = [f"{100 * one['tar']:.1f} %" for one in used["rates"]]
+    assert page.locator("#thresholds tbody td:nth-child(3)").all_inner_texts() == shown
     expect(page.locator("#facts")).to_contain_text(f"{PEOPLE} identities")
     page.get_by_role("link", name="Search", exact=True).click()
     expect(page.locator("#far-words")).to_contain_text(f"a cosine of {used['threshold']:.3f} is enough")
     (tar,) = [one["tar"] for one in used["rates"] if one["threshold"] == used["threshold"]]
-    reached = re.search(r"of the same person (\d+) % of pairs reach it", page.locator("#far-words").inner_text())
-    assert abs(int(reached[1]) - 100 * tar) <= 2  # the histogram's bins are 0.02 wide
+    reached = re.search(r"from two cameras, ([\d.]+) % reach it", page.locator("#far-words").inner_text())
+    assert abs(float(reached[1]) - 100 * tar) <= 2  # the histogram's bins are 0.02 wide
 
 
 def test_whoever_may_only_read_is_told_so_and_changes_nothing(keyed, open_page):

@@ -1,6 +1,7 @@
 """A batch that fails, a thread that dies, a pass that hangs."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -210,3 +211,27 @@ def test_closing_gives_up_all_batches_that_hang(caplog):
 
     assert asyncio.run(main()) == []
     assert [record.fields for record in caplog.records] == [{"crops": 3}]
+
+
+def test_who_is_served_alone_after_a_failed_batch_does_not_wait_for_those_after_him():
+    async def main():
+        gate, last_may = Gate(shut=True), threading.Event()
+
+        def run(batch):
+            gate(batch)
+            if len(batch) > 1:
+                raise RuntimeError("unlucky")
+            assert batch != [3] or last_may.wait(10)
+            return batch
+
+        batcher = batcher_of(run)
+        tasks = [await queued(batcher, [number]) for number in (1, 2, 3)]
+        batcher.start()
+        gate.open.set()
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*tasks[:2]) == [[1], [2]]
+        last_may.set()
+        assert await tasks[2] == [3]
+        await batcher.close()
+
+    asyncio.run(main())

@@ -2,6 +2,9 @@
 
 import asyncio
 import threading
+from concurrent import futures
+
+import pytest
 
 from tests.service.batching import Gate, ask, batcher_of, queued
 
@@ -110,67 +113,92 @@ def test_a_batch_that_ends_sooner_than_its_head_start_is_not_waited_for(monkeypa
     monkeypatch.setattr("service.batcher.HEAD_START_S", 60.0)
 
     async def main():
-        reports = []
-        batcher = batcher_of(Gate(), batch_max=1, on_batch=reports.append)
+        batcher = batcher_of(Gate(), batch_max=2)
         batcher.start()
-        assert await ask(batcher, [1, 2, 3]) == [2, 4, 6]
+        async with asyncio.timeout(30):
+            assert await ask(batcher, [1, 2, 3]) == [2, 4, 6]  # the second batch is not full: it begins when the first has ended
         await batcher.close()
-        assert max(report.ran_s for report in reports) < 30
 
     asyncio.run(main())
 
 
-def test_the_loop_rests_while_a_batch_computes_and_no_longer_than_it_may():
+@pytest.fixture(name="rests")
+def rests_fixture(monkeypatch):
+    """How many batches had been computed when each rest ended."""
+    ends = []
+
+    def wait(calls, **limits):
+        ends.append(len(futures.wait(calls, **limits).done))
+
+    monkeypatch.setattr("service.batcher.wait", wait)
+    return ends
+
+
+def test_the_loop_rests_while_batches_compute_and_no_longer_than_it_may(rests):
     async def main():
         gate = Gate(shut=True)
-        batcher = batcher_of(gate)
-        rests = []
-        batcher._ran = Rests(rests)
-        batcher.rest(0.001)  # nothing computes
+        batcher = batcher_of(gate, batch_max=2)
+        batcher.rest(60)  # nothing computes
         batcher.start()
-        asked = await queued(batcher, [1])
+        asked = [await queued(batcher, [1])]
+        await gate.until_entered()
+        asked.append(await queued(batcher, [2, 3]))
         await gate.until_entered()
         batcher.rest(0.001)
         threading.Timer(0.01, gate.open.set).start()
         batcher.rest(60)
-        assert gate.open.is_set() and await asked == [2]
-        assert rests == [True, False, True]  # whether the batch was done
+        assert gate.open.is_set() and await asyncio.gather(*asked) == [[2], [4, 6]]
+        assert rests[0] == 0 and rests[1] >= 1
+        batcher.rest(60)  # nothing computes any more
         batcher._closing = True
         batcher.rest(60)
-        assert len(rests) == 3
+        assert len(rests) == 2
         batcher._closing = False
         await batcher.close()
 
     asyncio.run(main())
 
 
-def test_the_loop_does_not_rest_for_a_batch_that_may_hang():
+def test_the_loop_does_not_rest_for_a_batch_that_may_hang(rests):
     async def main():
         gate, now = Gate(shut=True), [0.0]
         batcher = batcher_of(gate, clock=lambda: now[0])
-        rests = []
-        batcher._ran = Rests(rests)
         batcher.start()
         asked = await queued(batcher, [1])
         await gate.until_entered()
         now[0] = 1.5
         batcher.rest(60)
-        assert rests == []
         gate.open.set()
         await asked
         await batcher.close()
 
     asyncio.run(main())
+    assert rests == []
 
 
-class Rests(threading.Event):
-    """An event that notes how each waiting for it ended."""
+def test_two_batches_that_end_in_one_turn_of_the_loop_count_each_once():
+    async def main():
+        now, reports, gate = [0.0], [], Gate()
+        may = [threading.Event(), threading.Event()]
 
-    def __init__(self, ends):
-        super().__init__()
-        self.set()
-        self.ends = ends
+        def run(batch):
+            gate(batch)
+            assert may[batch[0]].wait(10)
+            now[0] += 2.0
+            return batch
 
-    def wait(self, timeout=None):
-        self.ends.append(super().wait(timeout))
-        return self.ends[-1]
+        batcher = batcher_of(run, batch_max=1, clock=lambda: now[0], on_batch=reports.append)
+        batcher.start()
+        tasks = []
+        for number in range(2):
+            tasks.append(await queued(batcher, [number]))
+            await gate.until_entered()
+        calls = [batch.call for batch in batcher._under_way]
+        for one, call in zip(may, calls, strict=True):  # while the loop stands still
+            one.set()
+            futures.wait([call], timeout=10)
+        await asyncio.gather(*tasks)
+        await batcher.close()
+        return [(report.waited_s, report.ran_s) for report in reports]
+
+    assert asyncio.run(main()) == [(0.0, 2.0), (2.0, 2.0)]

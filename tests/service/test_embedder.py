@@ -265,7 +265,7 @@ def test_a_core_goes_on_with_the_next_batch_while_another_has_still_to_finish_th
         assert (first.result(timeout=60) == 1).all() and (second.result(timeout=60) == 2).all()
 
 
-def test_two_crops_alone_at_the_same_time_have_a_core_each(tiny):
+def test_of_two_crops_alone_at_the_same_time_one_is_run_by_all_cores_together(tiny):
     used, both = [], threading.Barrier(2, timeout=60)
 
     class Recording:
@@ -282,24 +282,6 @@ def test_two_crops_alone_at_the_same_time_have_a_core_each(tiny):
         for rows in pool.map(run, (CROPS[:1], CROPS[:1])):
             assert rows.shape == (1, 16)
     assert sorted(used) == ["apart", "together"]
-
-
-def test_a_cores_thread_that_died_is_replaced_and_the_batch_fails(tiny, monkeypatch):
-    monkeypatch.setattr("service.session.LOOK_S", 0.01)
-
-    class Session:
-        def run(self, outputs, feed):
-            (crops,) = feed.values()
-            return [np.zeros((len(crops), 16), np.float32)]
-
-    run = SessionRunner(Session(), read_manifest(tiny), apart=Session(), cores=2)
-    for _ in range(2):
-        run._calls.put(None)
-    for thread in run._cores:
-        thread.join(timeout=10)
-    with pytest.raises(RuntimeError, match="a core's thread died"):
-        run(CROPS[:16])
-    assert run(CROPS[:16]).shape == (16, 16)
 
 
 @pytest.mark.parametrize(("threads", "asked", "found"), [(1, 0, 8), (3, 0, 24), (3, 5, 5)])

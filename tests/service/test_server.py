@@ -336,3 +336,14 @@ barrier.wait()
         [sys.executable, "-c", script], cwd=ROOT, env=clean, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr.count("Arena ") == 4
+
+
+def test_the_collector_leaves_alone_what_stays_and_looks_at_the_rest_more_rarely():
+    script = """
+import gc
+from service.__main__ import collect_rarely
+collect_rarely()
+print(gc.get_freeze_count() > 1000, gc.get_threshold()[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "10000"], done.stderr

@@ -1,12 +1,14 @@
-"""The one thread: calls, what they raise, death and replacement."""
+"""One thread and several: calls, what they raise, death and replacement."""
 
 import ctypes
+import gc
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
-from service.worker import Worker
+from service.worker import Crew, Worker
 
 
 @pytest.fixture(name="worker")
@@ -97,3 +99,91 @@ def test_a_worker_that_nobody_holds_ends_its_thread():
     del worker
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+@pytest.fixture(name="crew")
+def crew_fixture(monkeypatch):
+    monkeypatch.setattr("service.worker.LOOK_S", 0.01)
+    return Crew("core", 2)
+
+
+def kill(crew):
+    """Let all threads end, as if something had killed them."""
+    threads = list(crew._threads)
+    for _ in threads:
+        crew._calls.put(None)
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_a_crew_gives_results_in_the_order_of_the_calls(crew):
+    first_may = threading.Event()
+    calls = [lambda: first_may.wait(10) and 1, lambda: first_may.set() or 2, lambda: 3]
+    assert crew.run_all(calls) == [1, 2, 3] and crew.run_all([]) == []
+
+
+def test_calls_after_one_that_failed_are_dropped():
+    crew, may, ran = Crew("core", 1), threading.Event(), []
+
+    def fail():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # the thread may have begun the second by then, and no other
+        crew.run_all([fail, lambda: may.wait(10), lambda: ran.append(3)])
+    may.set()
+    assert crew.run_all([lambda: 4]) == [4] and ran == []
+
+
+def test_threads_that_died_idle_are_replaced_before_they_are_wanted(crew, caplog):
+    kill(crew)
+    assert crew.run_all([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
+    assert [record.fields["thread"] for record in caplog.records] == ["core 1", "core 2"]
+    assert {thread.name for thread in crew._threads if thread.is_alive()} == {"core 1", "core 2"}
+
+
+def test_everybody_who_waits_while_a_thread_dies_is_told(crew):
+    entered, release = threading.Semaphore(0), threading.Event()
+    told = []
+
+    def stand():
+        entered.release()
+        assert release.wait(10)
+
+    def wait_for_one():
+        try:
+            crew.run_all([stand, stand])
+        except RuntimeError as error:
+            told.append(str(error))
+
+    waiting = [threading.Thread(target=wait_for_one) for _ in range(2)]
+    waiting[0].start()
+    for _ in range(2):
+        assert entered.acquire(timeout=10)
+    waiting[1].start()
+    dead = threading.Thread()  # never begun: as dead as one can be
+    crew._threads[0] = dead
+    for thread in waiting:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+    release.set()
+    assert told == 2 * ["a core thread died"] and crew._deaths == 1
+
+
+def test_a_crew_that_nobody_holds_ends_its_threads_though_calls_of_it_were_dropped():
+    class Caller:
+        def __init__(self):
+            self.crew = Crew("core", 2)
+
+        def fail(self):
+            raise ZeroDivisionError
+
+    caller = Caller()
+    threads = list(caller.crew._threads)
+    with suppress(ZeroDivisionError):
+        caller.crew.run_all(8 * [caller.fail])
+    del caller
+    gc.collect()
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
