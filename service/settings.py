@@ -13,6 +13,7 @@ from gallery.index import IndexChoice
 from service.errors import SettingRefused
 
 PREFIX = "REID_"
+CLIENTS_URL = "REID_URL"  # which python -m service.client reads
 ENV_FILE = Path(".env")
 MEGABYTE = 1_000_000
 BUNDLED_MODEL = Path(__file__).parent / "model"
@@ -184,7 +185,7 @@ def unknown_settings(names: Iterable[str]) -> list[str]:
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     complaints = []
     for name in sorted(names):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+        if name.upper().startswith(PREFIX) and name.upper() not in (*known, CLIENTS_URL):
             close = difflib.get_close_matches(name.upper(), known, n=1)
             advice = f"did you mean {close[0]}?" if close else "python -m service --help lists the settings"
             complaints.append(f"{name} is no setting and is ignored; {advice}")

@@ -18,7 +18,7 @@ import orjson
 from service.client.aio import AsyncClient
 from service.client.answers import Enrolled, Entry, Identity, ItemError, SearchAnswer
 from service.client.blocking import Client, Progress
-from service.client.errors import AllFailed, NotFound
+from service.client.errors import AllFailed, NotFound, Rejected
 from service.client.page import page
 from service.client.sources import pictures, read_sources
 from service.client.tables import in_words, plain, table
@@ -28,6 +28,7 @@ SEARCH_OPTIONS = (
     *("k", "group_by", "pool", "best_of", "camid", "exclude_camid", "since", "until", "threshold", "far"),
     *("attributes", "rerank", "k1", "k2", "lambda_", "shortlist"),
 )
+OF_A_CROP = ("undecodable_image", "image_too_large")  # codes that are a single crop's fault
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,16 @@ def search(given: Namespace, _: Progress) -> Report:
     --html writes it as one page with the stored crops; --pid says who the query is, for green and red frames.
     """
     asked: Any = {name: value for name in SEARCH_OPTIONS if (value := getattr(given, name)) is not None}
+    if given.html is not None and not given.html.parent.is_dir():
+        raise ValueError(f"--html: got {given.html}, wanted a name in a folder that is there; make the folder first")
     with Client(**options(given)) as reid:
         query = [path.read_bytes() for path in given.paths] or None
-        answer = reid.search(query, entry_id=given.entry, **asked)
+        try:
+            answer = reid.search(query, entry_id=given.entry, **asked)
+        except Rejected as error:
+            if error.code not in OF_A_CROP or len(given.paths) != 1:
+                raise
+            raise ValueError(f"{given.paths[0]}: {error.message}") from error
         if given.html is not None:
             drawn = draw(reid, answer, query=query, entry=given.entry, truth=given.pid)
             with whole(given.html) as aside:

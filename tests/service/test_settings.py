@@ -53,6 +53,10 @@ def test_an_unknown_setting_is_pointed_out():
     assert "--help lists the settings" in complaint
 
 
+def test_the_clients_variable_is_none_of_ours_and_no_mistake():
+    assert unknown_settings(["REID_URL"]) == []
+
+
 def test_the_names_in_the_env_file_are_examined_too(tmp_path):
     (tmp_path / ".env").write_text("# keys\nREID_API_KEY=secret\nREID_PORT=9000\n")
     (complaint,) = unknown_settings(given_names(tmp_path / ".env") - given_names(tmp_path / "none"))

@@ -122,6 +122,12 @@ def test_a_search_is_drawn_with_its_pictures(run, reid, people, tmp_path):
     assert (tmp_path / "out.html").read_text().count("data:image/jpeg") == 2
 
 
+def test_a_query_that_is_no_picture_is_named(run, tmp_path):
+    (tmp_path / "notes.jpg").write_text("hello")
+    status, out, errors = run("search", tmp_path / "notes.jpg")
+    assert (status, out) == (1, "") and errors.startswith(f"error: {tmp_path}/notes.jpg: got 5 bytes beginning 'hello'")
+
+
 def test_a_match_without_a_kept_crop_is_drawn_without(run, reid, pictures, people, tmp_path):
     reid.enroll(embeddings=reid.embed(pictures(1)).embeddings, pid="anna")
     assert run("search", people / "anna" / "1.png", "--html", tmp_path / "out.html")[0] == 0
@@ -171,6 +177,7 @@ def test_identities_and_entries_are_deleted_and_those_that_are_not_there_named(r
     [
         (["search"], "got none or several of crops, embedding and entry_id, wanted one of them"),
         (["search", "/nowhere.jpg"], "/nowhere.jpg: got No such file or directory, wanted a file to read"),
+        (["search", "--entry", "1", "--html", "/no/folder/x.html"], "--html: got /no/folder/x.html, wanted a name in a folder"),
         (["delete"], "got nothing to delete, wanted a PID or --entry ID"),
         (["enroll", "nowhere/"], "nowhere: got nothing there, wanted a folder"),
         (["enroll", __file__], "got files without --pid"),
