@@ -36,9 +36,6 @@ class GpuPass:
         self._index = device_index(dim)
         self._turn = threading.Lock()
 
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
     def add(self, rows: Halves) -> None:
         """Appends rows float16 [n, D]; raises GpuFailed, as every method may."""
         with self._using():

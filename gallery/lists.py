@@ -129,10 +129,8 @@ def _stable_order(keys: Ints) -> Ints:
 
 
 def _kth_at_least(cosines: Floats, k: int) -> Floats:
-    """A lower bound of each row's k-th largest number: the k-th largest among the maxima of groups; -inf for short rows."""
+    """A lower bound of each row's k-th largest number: the k-th largest among the maxima of groups; rows have k or more."""
     num, width = cosines.shape
-    if width < k:
-        return np.full(num, -np.inf, np.float32)
     size = max(1, min(GROUP, width // (4 * k)))  # 4k groups or more, so that few of the k largest share one
     groups = width // size
     maxima = cosines[:, : groups * size].reshape(num, size, groups).max(axis=1)

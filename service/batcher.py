@@ -274,13 +274,14 @@ class Batcher(Generic[T, U]):
     async def _follow(self, batch: _Batch[U], shares: list[Share[T, U]]) -> None:
         """Await what was handed over; when it failed every caller's share is tried alone, so that none pays for another's."""
         failure = await self._outcome(batch, shares)
-        if failure is not None and len(shares) == 1:
-            shares[0].fail(failure)
-        elif failure is not None:
-            for share in shares:
-                if share.is_wanted:
-                    self._hand_over(batch, [share])
-                    await self._follow(batch, [share])
+        if failure is None:
+            return
+        if len(shares) == 1:
+            return shares[0].fail(failure)
+        for share in shares:
+            if share.is_wanted:
+                self._hand_over(batch, [share])
+                await self._follow(batch, [share])
 
     async def _outcome(self, batch: _Batch[U], shares: list[Share[T, U]]) -> Exception | None:
         """Await results, and report how it went; returns what it failed of."""

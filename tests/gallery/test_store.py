@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gallery import changes
 from gallery.changes import Enrolment
 from gallery.database import Database, Space
 from gallery.entry import Enrolled, Remember
@@ -140,6 +141,17 @@ def test_disk_that_fails_undoes_every_call(store, new):
     calls = [Enrolment([new("ann")], None), Enrolment([new("bob")], Remember("key", "print", fail))]
     with pytest.raises(sqlite3.OperationalError, match="full"):
         store.insert_all(calls, now=NOON)
+    assert store.num_entries() == 0
+
+
+def test_disk_that_fails_undoes_calls_of_one_entry_that_came_together(store, new, monkeypatch):
+    def fail(connection, entries, **places):
+        connection.execute("ROLLBACK")  # as SQLite does on a full disk
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(changes, "insert", fail)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.insert_all([Enrolment([new(name)], None) for name in ("ann", "bob")], now=NOON)
     assert store.num_entries() == 0
 
 

@@ -62,6 +62,23 @@ def test_a_cancelled_callers_items_never_reach_the_runtime():
     asyncio.run(main())
 
 
+def test_a_caller_who_left_this_very_moment_is_not_taken():
+    async def main():
+        gate = Gate()
+        batcher = batcher_of(gate)
+        batcher.start()
+        await asyncio.sleep(0)
+        with batcher.admit(1) as room:
+            batcher._enqueue([1], room).cancel()  # the former is about to look, and the queue has not heard of it
+            assert batcher._turns
+            await asyncio.sleep(0)
+        assert not batcher._turns and await ask(batcher, [2]) == [4]
+        await batcher.close()
+        return gate.batches
+
+    assert asyncio.run(main()) == [[2]]
+
+
 def test_a_failing_batch_fails_its_callers_and_nobody_else():
     async def main():
         def run(batch):

@@ -18,7 +18,7 @@ import pytest
 
 from gallery.errors import GalleryLocked, StoreUnavailable
 from gallery.local import LocalGallery
-from service.__main__ import listen, main
+from service.__main__ import listen, main, share_heaps
 from service.errors import SettingRefused
 from service.parts import open_gallery
 
@@ -347,3 +347,9 @@ print(gc.get_freeze_count() > 1000, gc.get_threshold()[0])
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["True", "10000"], done.stderr
+
+
+def test_heaps_that_the_environment_asks_for_are_left_as_they_are(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("it was asked for others"))
+    share_heaps()

@@ -11,9 +11,12 @@ import pytest
 import uvloop
 from pydantic import SecretStr
 
+from service.access import Access
 from service.app import create_app
 from service.doors import Doors, make_server
+from service.errors import ModelNotReady
 from service.shedding import REST_S, Shedding
+from service.telemetry import Telemetry
 
 DOORS = Doors(connections=1000, patience_s=20.0)
 UPLOAD = "Content-Type: image/png\r\nContent-Length: 1000000\r\n"  # announced, never sent
@@ -214,3 +217,19 @@ def test_the_loop_rests_after_a_request_that_is_served_only_while_the_runtime_ha
 
     asyncio.run(main())
     assert rests == [REST_S] * is_behind
+
+
+def test_what_is_refused_because_the_runtime_hangs_gives_the_loop_no_rest():
+    def check_room():
+        raise ModelNotReady("a forward pass has been running for 60 s")
+
+    pipeline = SimpleNamespace(check_room=check_room, batcher=None)
+    parts = SimpleNamespace(pipeline=pipeline, access=Access((), (), is_local=True), telemetry=Telemetry())
+    shed = Shedding(SimpleNamespace(state=SimpleNamespace(parts=parts)))
+    scope = {"type": "http", "path": "/embed", "method": "POST", "headers": [], "client": None}
+
+    async def main():
+        return shed(scope)
+
+    answer = asyncio.run(main())
+    assert answer.status_code == 503 and b"model_not_ready" in answer.body

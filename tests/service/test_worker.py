@@ -123,6 +123,12 @@ def test_a_crew_gives_results_in_the_order_of_the_calls(crew):
     assert crew.run_all(calls) == [1, 2, 3] and crew.run_all([]) == []
 
 
+def test_a_call_may_take_longer_than_one_look_at_the_threads(crew):
+    release = threading.Event()
+    threading.Timer(0.1, release.set).start()
+    assert crew.run_all([lambda: release.wait(10) and 5]) == [5] and crew._deaths == 0
+
+
 def test_calls_after_one_that_failed_are_dropped():
     crew, may, ran = Crew("core", 1), threading.Event(), []
 

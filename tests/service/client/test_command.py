@@ -1,6 +1,7 @@
 """python -m service.client against an application that listens: what it prints, writes and returns."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from service.client import Unauthorised
 from service.client.__main__ import advised, main, make_parser, run_command
+from service.client.commands import whole
 
 ROOT = Path(__file__).parents[3]
 CLOSED = "http://127.0.0.1:9"  # nothing listens on the discard port
@@ -226,3 +228,10 @@ def test_it_runs_as_a_module_and_loads_little(live):
     loaded = {line.split("|")[-1].strip().split(".")[0] for line in imported}
     assert {"httpx", "numpy", "service"} <= loaded
     assert loaded & {"fastapi", "pydantic", "starlette", "uvicorn", "onnxruntime", "faiss", "PIL", "sqlite3"} == set()
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, whole(tmp_path / "out.csv") as aside:
+        aside.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename is None and list(tmp_path.iterdir()) == []
