@@ -1,13 +1,10 @@
 """python -m service: read the settings, open the parts, run the server until SIGTERM."""
 
-import ctypes
-import gc
 import logging
 import os
 import socket
 import sys
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +16,7 @@ from service.calibration import find_calibration
 from service.doors import Doors, connection_limit, make_server
 from service.embedder import one_line
 from service.errors import ServiceError, SettingRefused
+from service.memory import collect_rarely, share_heaps
 from service.parts import open_embedder, open_gallery
 from service.settings import Settings, describe_settings, given_names, read_settings, unknown_settings
 from service.shedding import Shedding
@@ -34,8 +32,6 @@ Serves person re-identification over HTTP. Everything is set by environment vari
 
 It stops on SIGTERM or Ctrl-C, after the answers under way."""
 
-M_ARENA_MAX, HEAPS = -8, 4  # the first by <malloc.h>
-YOUNG = 10_000  # new objects between two collections; by Python's 700 a full queue's are looked through again and again
 DRAIN_EXTRA_S = 5  # beyond the deadline: answers still being written
 
 
@@ -82,20 +78,6 @@ def serve(settings: Settings) -> int:
         finally:
             gallery.close()
     return 0
-
-
-def share_heaps() -> None:
-    """Let threads share a few heaps of glibc's: with one each, room that one has freed serves no other, and memory creeps up."""
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
-
-
-def collect_rarely() -> None:
-    """Leave alone what stays, modules, routes and the gallery: to look through them again and again stops everybody for 0.1 s."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
 
 
 def refuse_workers(wanted: str | None) -> None:

@@ -10,6 +10,7 @@ from gallery.local import LocalGallery
 from service.answers import install_error_handlers
 from service.calibration import Calibration, find_calibration
 from service.embedder import Embeds
+from service.memory import keep_trimmed
 from service.middleware import RequestTrail
 from service.parts import assemble, open_embedder, open_gallery
 from service.receiving import Receiving, Reception
@@ -66,9 +67,13 @@ def create_app(
         try:
             await parts.pipeline.start()
             watchdog = Watchdog(parts.pipeline, telemetry, limit_s=settings.deadline_s, notify=notify)
-            watching = asyncio.create_task(watchdog.watch(), name="watchdog")
+            tasks = [
+                asyncio.create_task(watchdog.watch(), name="watchdog"),
+                asyncio.create_task(keep_trimmed(), name="memory"),
+            ]
             yield
-            watching.cancel()
+            for task in tasks:
+                task.cancel()
         finally:
             await parts.pipeline.close()
             parts.search_threads.shutdown()

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 
 from gallery.errors import GalleryLocked, StoreUnavailable
 from gallery.local import LocalGallery
-from service.__main__ import listen, main, share_heaps
+from service.__main__ import listen, main
 from service.errors import SettingRefused
 from service.parts import open_gallery
 
@@ -311,45 +310,3 @@ def test_importing_the_application_loads_neither_torch_nor_training():
     code = "import sys, service.app; print(sorted({'torch', 'training', 'exporter', 'onnx'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="heaps of glibc")
-def test_the_services_threads_share_few_heaps():
-    script = """
-import threading
-from service.__main__ import share_heaps
-share_heaps()
-barrier = threading.Barrier(9)
-def hold():
-    kept = [bytes(2000) for _ in range(100)]
-    barrier.wait()
-    barrier.wait()
-for _ in range(8):
-    threading.Thread(target=hold).start()
-barrier.wait()
-import ctypes
-ctypes.CDLL(None).malloc_stats()
-barrier.wait()
-"""
-    clean = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=clean, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stderr.count("Arena ") == 4
-
-
-def test_the_collector_leaves_alone_what_stays_and_looks_at_the_rest_more_rarely():
-    script = """
-import gc
-from service.__main__ import collect_rarely
-collect_rarely()
-print(gc.get_freeze_count() > 1000, gc.get_threshold()[0])
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "10000"], done.stderr
-
-
-def test_heaps_that_the_environment_asks_for_are_left_as_they_are(monkeypatch):
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("it was asked for others"))
-    share_heaps()
