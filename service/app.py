@@ -67,10 +67,7 @@ def create_app(
         try:
             await parts.pipeline.start()
             watchdog = Watchdog(parts.pipeline, telemetry, limit_s=settings.deadline_s, notify=notify)
-            tasks = [
-                asyncio.create_task(watchdog.watch(), name="watchdog"),
-                asyncio.create_task(keep_trimmed(), name="memory"),
-            ]
+            tasks = [asyncio.create_task(work) for work in (watchdog.watch(), keep_trimmed())]
             yield
             for task in tasks:
                 task.cancel()
