@@ -67,10 +67,10 @@ def create_app(
         try:
             await parts.pipeline.start()
             watchdog = Watchdog(parts.pipeline, telemetry, limit_s=settings.deadline_s, notify=notify)
-            tasks = [asyncio.create_task(work) for work in (watchdog.watch(), keep_trimmed())]
+            watching, trimming = (asyncio.create_task(work) for work in (watchdog.watch(), keep_trimmed()))
             yield
-            for task in tasks:
-                task.cancel()
+            watching.cancel()
+            trimming.cancel()
         finally:
             await parts.pipeline.close()
             parts.search_threads.shutdown()
