@@ -58,12 +58,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         embedder = embed if embed is not None else await asyncio.to_thread(open_embedder, settings)
-        calibrated, beside = calibration, settings.model if embed is None else None
-        if calibrated is None:
-            calibrated = await asyncio.to_thread(find_calibration, settings.own_calibration, beside, embedder.model)
+        found, beside = calibration, settings.model if embed is None else None
+        if found is None:
+            found = await asyncio.to_thread(find_calibration, settings.own_calibration, beside, embedder.model)
         opened = gallery if gallery is not None else await asyncio.to_thread(open_gallery, settings, embedder.model)
-        parts = assemble(settings, embedder=embedder, gallery=opened, telemetry=telemetry, calibration=calibrated)
-        app.state.parts = parts
+        parts = app.state.parts = assemble(settings, embedder=embedder, gallery=opened, telemetry=telemetry, calibration=found)
         try:
             await parts.pipeline.start()
             watchdog = Watchdog(parts.pipeline, telemetry, limit_s=settings.deadline_s, notify=notify)
