@@ -157,7 +157,7 @@ class Client:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)  # a test that fails to close it holds no exit up
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)  # no exit waits for one that was left
         self._thread.start()
         self._lifespan = app.router.lifespan_context(app)
         self.run(self._lifespan.__aenter__())
