@@ -295,7 +295,7 @@ class Batcher(Generic[T, U]):
         else:
             self._done.append((shares, results))
             self._changed.set()
-        began_at, self._moved_at = batch.began_at, batch.ended_at
+        began_at, self._moved_at = batch.began_at, self._clock()  # of a call that a thread died in nobody knows the end
         is_oldest = batch is next(iter(self._under_way))
         for later in self._under_way if is_oldest else (batch,):  # and itself, when it is tried again
             later.began_at = max(later.began_at, batch.ended_at)
