@@ -17,7 +17,7 @@ from starlette.routing import Match
 
 from service.errors import DOMAIN_ERRORS, Overloaded, status_and_code
 
-NPY = "application/x-npy"
+JSON, NPY = "application/json", "application/x-npy"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 QUALITY = re.compile(r"q=([01](?:\.\d{0,3})?)")
 
@@ -25,7 +25,7 @@ QUALITY = re.compile(r"q=([01](?:\.\d{0,3})?)")
 def json_answer(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Encode `content` (numpy arrays allowed) as JSON."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, status_code=status, media_type="application/json", headers=headers)
+    return Response(body, status_code=status, media_type=JSON, headers=headers)
 
 
 def npy_answer(rows: npt.NDArray[np.float32], *, headers: Mapping[str, str] | None = None) -> Response:
@@ -38,7 +38,7 @@ def npy_answer(rows: npt.NDArray[np.float32], *, headers: Mapping[str, str] | No
 def wants_npy(accept: str) -> bool:
     """Tell whether an Accept header names npy, and JSON with no higher quality."""
     qualities = dict(map(quality_of, accept.lower().split(",")))
-    return 0 < qualities.get(NPY, 0.0) >= qualities.get("application/json", 0.0)
+    return 0 < qualities.get(NPY, 0.0) >= qualities.get(JSON, 0.0)
 
 
 def quality_of(media_range: str) -> tuple[str, float]:
@@ -63,10 +63,16 @@ def error_answer(
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> Response:
-    """Build the one error body and note its code for the log and the metrics."""
+    """Build the answer of an error and note its code for the log and the metrics."""
     request.state.error_code = code
-    error = {"code": code, "message": message, "request_id": getattr(request.state, "request_id", "")}
-    return json_answer({"error": error, **(extra or {})}, status=status, headers=headers)
+    body = error_body(code=code, message=message, request_id=getattr(request.state, "request_id", ""), extra=extra)
+    return Response(body, status_code=status, media_type=JSON, headers=headers)
+
+
+def error_body(*, code: str, message: str, request_id: str, extra: Mapping[str, object] | None = None) -> bytes:
+    """Encode the one form of all errors."""
+    error = {"code": code, "message": message, "request_id": request_id}
+    return orjson.dumps({"error": error, **(extra or {})}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 async def domain_error(request: Request, error: Exception) -> Response:
@@ -79,8 +85,13 @@ def refusal(request: Request, error: Exception) -> Response:
     status, code = status_and_code(type(error))
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if isinstance(error, Overloaded):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["Retry-After"] = retry_after(error)
     return error_answer(request, status=status, code=code, message=str(error), headers=headers)
+
+
+def retry_after(error: Overloaded) -> str:
+    """Give whole seconds, the least that makes sense being one."""
+    return str(max(1, math.ceil(error.retry_after_s)))
 
 
 async def validation_error(request: Request, error: Exception) -> Response:

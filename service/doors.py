@@ -11,14 +11,13 @@ import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import orjson
 import uvicorn
-from fastapi.responses import Response
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.answers import error_body
 from service.middleware import new_request_id
 from service.receiving import SLOWEST_BYTES_S
 from service.refusals import Refusals
@@ -29,10 +28,19 @@ MOST_CONNECTIONS = 20_000
 LISTENERS = 16  # libuv takes one connection from each a turn of the loop, and a busy loop has a hundred turns a second
 READ_SHARE = 0.5  # of SLOWEST_BYTES_S is enough in a single window: the kernels of both sides take in and free in steps
 
-Shed = Callable[[Any], Response | None]  # of an ASGI scope
-
 log = logging.getLogger("service")
 quiet = logging.getLogger("service.uvicorn")
+
+
+class Refused(NamedTuple):
+    """The answer to a request that is not handled; the headers are those that it has of its own."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+Shed = Callable[[Any], Refused | None]  # of an ASGI scope
 
 
 @dataclass(frozen=True)
@@ -123,11 +131,11 @@ class GuardedProtocol(HttpToolsProtocol):
         answer = None if self.pipeline or self.flow.write_paused else self._shed(cycle.scope)
         if answer is None:
             return super()._start_asgi_task(cycle, app)
-        headers = [*self.server_state.default_headers, *answer.raw_headers]
+        headers = [*self.server_state.default_headers, *answer.headers]
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[answer.status_code] + head + b"\r\n" + answer.body)
+        self.transport.write(STATUS_LINE[answer.status] + head + b"\r\n" + answer.body)
         cycle.response_complete = True  # whatever comes of the body is dropped
         if not cycle.keep_alive:
             self.transport.close()
@@ -169,7 +177,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer in the form of all errors, below the application, and close."""
         request_id = new_request_id()
         self._refusals.note(code, client=self.client, request_id=request_id)
-        body = orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
+        body = error_body(code=code, message=message, request_id=request_id)
         phrase = http.HTTPStatus(status).phrase
         lines = [f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         lines += ["Retry-After: 1"] * (status == 503)  # the least that makes sense, as nothing tells when there will be room

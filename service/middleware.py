@@ -29,7 +29,7 @@ class RequestTrail:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request = Request(scope, receive)
-        request_id = request.state.request_id = request_id_of(request)
+        request_id = request.state.request_id = request_id_of(request.headers.get("x-request-id", ""))
         request.state.error_code = None
         started, status = time.perf_counter(), 0
 
@@ -72,9 +72,8 @@ def method_of(request: Request) -> str:
     return request.method if request.method in METHODS else "other"
 
 
-def request_id_of(request: Request) -> str:
-    """Take the caller's id when it is printable and short, else make one."""
-    sent = request.headers.get("x-request-id", "")
+def request_id_of(sent: str) -> str:
+    """Take the caller's X-Request-ID when it is printable and short, else make one."""
     return sent if SANE_ID.fullmatch(sent) else new_request_id()
 
 

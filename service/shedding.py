@@ -1,26 +1,30 @@
 """What the server asks from a request's head alone: is it refused, as the queue is full, and may the event loop rest?
 
-Nine in ten requests of a tenfold overload are refused, so what a refusal costs decides what is left for the others. The routes
-ask the same of everything that was not refused here, and are the ones that any other server reaches.
+Nine in ten requests of a tenfold overload are refused, so what a refusal costs decides what is left for the others, and no
+request or response of the framework's is made for one. The routes ask the same of everything that was not refused here, and are
+the ones that any other server reaches.
 """
 
 import asyncio
 import math
 import time
+from collections.abc import Mapping
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi import FastAPI
 from starlette.types import Scope
 
 from service.access import Access
-from service.answers import refusal
-from service.errors import ModelNotReady, Overloaded, ServiceError
+from service.answers import JSON, error_body, retry_after
+from service.doors import Refused
+from service.errors import ModelNotReady, Overloaded, ServiceError, status_and_code
 from service.middleware import request_id_of, signature
 from service.parts import Parts
 from service.refusals import Refusals
 
 REST_S = 0.005  # of the event loop, while nothing is gained by its work
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
+
+Headers = Mapping[bytes, str]  # by lower-case name
 
 
 class Shedding:
@@ -35,7 +39,7 @@ class Shedding:
         self._refusals = Refusals("refused requests")
         self._rested_at = -math.inf  # infinite while a rest is due
 
-    def __call__(self, scope: Scope) -> Response | None:
+    def __call__(self, scope: Scope) -> Refused | None:
         """Look at one request, whose body may not have come."""
         path: str = scope["path"]
         if scope["method"] != "POST" or path not in WRITES:
@@ -44,11 +48,11 @@ class Shedding:
         try:
             parts.pipeline.check_room()
         except (Overloaded, ModelNotReady) as error:
-            request = Request(scope)
-            if may_call(request, parts.access):
+            headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}  # the first of each
+            if may_call(path, headers, parts.access):
                 if isinstance(error, Overloaded):
                     self._rest_soon(parts)
-                return self._refuse(request, error, parts)
+                return self._refuse(path, headers, error, parts, client=scope["client"])
         else:
             if parts.pipeline.batcher.is_behind:
                 self._rest_soon(parts)
@@ -69,23 +73,24 @@ class Shedding:
         parts.pipeline.batcher.rest(REST_S)
         self._rested_at = time.monotonic()
 
-    def _refuse(self, request: Request, error: ServiceError, parts: Parts) -> Response:
-        started, path = time.perf_counter(), request.scope["path"]
-        request_id = request.state.request_id = request_id_of(request)
-        answer = refusal(request, error)
-        answer.raw_headers.extend(signature(request_id))
-        code, took_s = request.state.error_code, time.perf_counter() - started
-        parts.telemetry.observe_request(method="POST", route=path, status=answer.status_code, took_s=took_s, code=code)
-        self._refusals.note(code, route=path, client=request.scope["client"], request_id=request_id)
-        return answer
+    def _refuse(self, path: str, headers: Headers, error: Overloaded | ModelNotReady, parts: Parts, *, client: object) -> Refused:
+        started, request_id = time.perf_counter(), request_id_of(headers.get(b"x-request-id", ""))
+        status, code = status_and_code(type(error))
+        body = error_body(code=code, message=str(error), request_id=request_id)
+        own = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body)), *signature(request_id)]
+        if isinstance(error, Overloaded):
+            own.append((b"retry-after", retry_after(error).encode()))
+        took_s = time.perf_counter() - started
+        parts.telemetry.observe_request(method="POST", route=path, status=status, took_s=took_s, code=code)
+        self._refusals.note(code, route=path, client=client, request_id=request_id)
+        return Refused(status, own, body)
 
 
-def may_call(request: Request, access: Access) -> bool:
+def may_call(path: str, headers: Headers, access: Access) -> bool:
     """Tell whether a request's key and origin are those of somebody who may make this call."""
-    headers = request.headers
     try:
-        access.check(headers.get("authorization"), writes=WRITES[request.scope["path"]])
-        access.check_origin(origin=headers.get("origin"), host=headers.get("host"), is_change=True)
+        access.check(headers.get(b"authorization"), writes=WRITES[path])
+        access.check_origin(origin=headers.get(b"origin"), host=headers.get(b"host"), is_change=True)
     except ServiceError:
         return False
     return True

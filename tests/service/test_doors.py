@@ -234,6 +234,35 @@ def test_what_is_no_http_is_refused_in_the_form_of_all_errors():
     assert answer.startswith(b"HTTP/1.1 400 ") and error_of(answer) == "invalid_http"
 
 
+def test_bytes_that_come_after_the_refusal_are_dropped():
+    class Written(asyncio.Transport):
+        """What a protocol writes; TLS hands on what it had decrypted before it was told to close."""
+
+        def __init__(self):
+            super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+            self.answers, self.is_closing = [], lambda: bool(self.answers)
+
+        def write(self, data):
+            self.answers.append(data)
+
+        def close(self):
+            pass
+
+    async def main():
+        server, written = make_server(answer_after_reading, doors=PATIENT, drain_s=1), Written()
+        server.config.load()
+        connection = server.config.http(config=server.config, server_state=server.server_state, app_state={})
+        connection.connection_made(written)
+        connection.data_received(b"nonsense\r\n\r\n")
+        connection.data_received(WHOLE + b"more nonsense\r\n\r\n")
+        await asyncio.sleep(0)
+        connection.connection_lost(None)
+        return written.answers
+
+    answers = asyncio.run(main())
+    assert [error_of(answer) for answer in answers] == ["invalid_http"]
+
+
 def test_one_connection_too_many_is_told_so_and_the_others_are_served():
     async def main():
         async with running(Doors(connections=2, patience_s=20.0)) as connect:

@@ -232,4 +232,4 @@ def test_what_is_refused_because_the_runtime_hangs_gives_the_loop_no_rest():
         return shed(scope)
 
     answer = asyncio.run(main())
-    assert answer.status_code == 503 and b"model_not_ready" in answer.body
+    assert answer.status == 503 and b"model_not_ready" in answer.body
