@@ -14,47 +14,19 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.admission import Admission
-from service.errors import InferenceFailed, Overloaded
-from service.turns import Job, Share, Turns
-from service.worker import Worker
+from service.errors import Overloaded
+from service.passes import OVERLAP, BatchReport, Passes
+from service.turns import Job, Turns
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-OVERLAP = 2  # batches given to the runtime at once
-HEAD_START_S = 0.001  # of a batch before the last one's callers go on
 LONGEST_REST_S = 1.0  # a batch that takes as long may hang
 
 log = logging.getLogger("service")
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """One batch: its size, how long its oldest caller had waited, how long `run` took, and what it raised if it failed.
-
-    Of a batch that was given to the runtime while another computed, the wait is until that one's end, if it ended first.
-    """
-
-    size: int
-    waited_s: float
-    ran_s: float
-    error: Exception | None
-
-
-@dataclass(eq=False)
-class _Batch(Generic[U]):
-    """A batch under way, and since when the runtime has had nothing to finish before it."""
-
-    size: int
-    thread: Worker[Sequence[U]]
-    call: "Future[Sequence[U]]" = field(init=False)
-    began_at: float
-    ended_at: float = 0.0  # of the last call
 
 
 class Room(Generic[T, U]):
@@ -105,18 +77,15 @@ class Batcher(Generic[T, U]):
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._on_batch, self._clock = run, on_batch, clock
+        self._on_batch, self._clock = on_batch, clock
         self._batch_max, self._max_wait_s = batch_max, max_wait_s
         turn = max(1, batch_max // 2)
         self._admission = Admission(batch_max=batch_max, queue_max=queue_max, longest_s=longest_s, turn=turn)
         self._turns: Turns[T, U] = Turns(turn)
-        self._under_way: dict[_Batch[U], asyncio.Task[None]] = {}  # the oldest first
-        self._done: list[tuple[list[Share[T, U]], Sequence[U]]] = []  # computed and not delivered
-        self._moved_at = 0.0  # when a batch last ended, or an idle queue got its first job
+        self._waiting_since = 0.0  # when an idle queue got its first job
         self._changed = asyncio.Event()
+        self._passes: Passes[T, U] = Passes(run, on_batch=self._note, changed=self._changed, clock=clock)
         self._closing = False
-        self._threads: tuple[Worker[Sequence[U]], ...] = tuple(Worker(f"inference {n}") for n in range(1, OVERLAP + 1))
-        self._idle = list(self._threads)
         self._former: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -130,26 +99,21 @@ class Batcher(Generic[T, U]):
         if self._former is not None:
             _, late = await asyncio.wait({self._former}, timeout=limit_s)
             if late:
-                log.error("a forward pass hangs and is given up", extra={"fields": {"crops": self._running}})
-                late |= set(self._under_way.values())
-                for task in late:
-                    task.cancel()
-                await asyncio.wait(late)
-        for thread in self._threads:
-            thread.stop()
+                log.error("a forward pass hangs and is given up", extra={"fields": {"crops": self._passes.size}})
+                self._former.cancel()
+                await asyncio.wait({self._former} | self._passes.give_up())
+        self._passes.stop()
 
     @property
     def is_alive(self) -> bool:
         """Whether the threads live and batches are formed; harmless before start."""
-        are_alive = all(thread.is_alive for thread in self._threads)
-        return are_alive and (self._former is None or self._closing or not self._former.done())
+        return self._passes.are_alive and (self._former is None or self._closing or not self._former.done())
 
     def revive(self) -> bool:
         """Replace dead threads, or go on forming batches when that failed; tells whether there was anything to do."""
         if self.is_alive:
             return False
-        for thread in self._threads:
-            thread.revive()
+        self._passes.revive()
         if self._former is not None and self._former.done():
             log.error("forming batches failed", exc_info=self._former.exception())
             self.start()
@@ -165,24 +129,20 @@ class Batcher(Generic[T, U]):
         """Whether so much waits that the runtime has enough to do for a while."""
         return self._turns.items >= OVERLAP * self._batch_max
 
-    @property
-    def _running(self) -> int:
-        return sum(batch.size for batch in self._under_way)
-
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
-        oldest = next(iter(self._under_way), None)
-        if oldest is not None:
-            return self._clock() - oldest.began_at
-        return self._clock() - self._moved_at if self._turns else 0.0
+        since = self._passes.oldest_at
+        if since is None and self._turns:
+            since = max(self._waiting_since, self._passes.ended_at)
+        return 0.0 if since is None else self._clock() - since
 
     def rest(self, limit_s: float) -> None:
         """Hold up the event loop itself, until a batch under way has been computed or the limit is reached.
 
         Not when nothing is under way, when it takes so long that it may hang, or when the service is about to end.
         """
-        if self._under_way and not self._closing and self.stalled_s() < LONGEST_REST_S:
-            wait([batch.call for batch in self._under_way], timeout=limit_s, return_when=FIRST_COMPLETED)
+        if self._passes and not self._closing and self.stalled_s() < LONGEST_REST_S:
+            self._passes.wait(limit_s)
 
     def admit(self, count: int) -> Room[T, U]:
         """Hold `count` places in the queue, to be used in a `with` block.
@@ -193,7 +153,7 @@ class Batcher(Generic[T, U]):
         """
         if self._closing:
             raise Overloaded("the service is shutting down; send this elsewhere or later")
-        self._admission.check(count, running=self._running)
+        self._admission.check(count, running=self._passes.size)
         room = Room(self, count)
         self._admission.hold(room)
         return room
@@ -204,36 +164,41 @@ class Batcher(Generic[T, U]):
             future.set_result([])
             return future
         now = self._clock()
-        if not self._under_way and not self._turns:
-            self._moved_at = now
+        if not self._turns:
+            self._waiting_since = now
         self._turns.add(Job(items, future, room.free, now))
         self._changed.set()
         return future
 
+    def _note(self, report: BatchReport) -> None:
+        if report.error is None:  # what fails at once is no fast one
+            self._admission.remember_rate(report.size, report.ran_s)
+        self._on_batch(report)
+
     async def _form_batches(self) -> None:
         try:
             while True:
-                self._collect()
+                self._passes.collect()
                 if self._is_due():
                     if self._max_wait_s:
-                        self._deliver()
+                        self._passes.deliver()
                         await self._wait_for_more()
                     if shares := self._turns.take(self._batch_max):
-                        await self._begin(shares)
-                elif self._done:
-                    self._deliver()
-                elif self._closing and not (self.waiting or self._under_way):
+                        await self._passes.begin(shares)
+                elif self._passes.have_results:
+                    self._passes.deliver()
+                elif self._closing and not (self.waiting or self._passes):
                     return
                 else:
                     self._changed.clear()
                     await self._changed.wait()
         finally:
-            self._deliver()
+            self._passes.deliver()
 
     def _is_due(self) -> bool:
         """Tell whether the runtime gets another batch now."""
         is_full = self._turns.items >= self._batch_max
-        return bool(self._turns) and (not self._under_way or (is_full and len(self._under_way) < OVERLAP))
+        return bool(self._turns) and (not self._passes or (is_full and len(self._passes) < OVERLAP))
 
     async def _wait_for_more(self) -> None:
         """Wait until a batch is full or the oldest job has waited its time."""
@@ -247,76 +212,3 @@ class Batcher(Generic[T, U]):
                 await asyncio.wait_for(self._changed.wait(), left_s)
             except TimeoutError:
                 return
-
-    async def _begin(self, shares: list[Share[T, U]]) -> None:
-        """Give a batch to the runtime, and to its callers what has been computed before."""
-        batch: _Batch[U] = _Batch(sum(len(share.items) for share in shares), self._idle.pop(), began_at=self._clock())
-        self._hand_over(batch, shares)
-        task = asyncio.get_running_loop().create_task(self._follow(batch, shares), name="batch")
-        task.add_done_callback(lambda _: self._changed.set())
-        self._under_way[batch] = task
-        if self._done and len(self._under_way) == 1:
-            await asyncio.wait({task}, timeout=HEAD_START_S)
-        self._deliver()
-
-    def _hand_over(self, batch: _Batch[U], shares: list[Share[T, U]]) -> None:
-        """Give these shares of a batch to its thread."""
-        items = [item for share in shares for item in share.items]
-
-        def run() -> Sequence[U]:
-            try:
-                return self._run(items)
-            finally:
-                batch.ended_at = self._clock()  # the loop may hear of it late
-
-        batch.call = batch.thread.run(run)
-
-    async def _follow(self, batch: _Batch[U], shares: list[Share[T, U]]) -> None:
-        """Await what was handed over; when it failed every caller's share is tried alone, so that none pays for another's."""
-        failure = await self._outcome(batch, shares)
-        if failure is None:
-            return
-        if len(shares) == 1:
-            return shares[0].fail(failure)
-        for share in shares:
-            if share.is_wanted:
-                self._hand_over(batch, [share])
-                await self._follow(batch, [share])
-
-    async def _outcome(self, batch: _Batch[U], shares: list[Share[T, U]]) -> Exception | None:
-        """Await results, and report how it went; returns what it failed of."""
-        count, failure = sum(len(share.items) for share in shares), None
-        try:
-            results = await asyncio.wrap_future(batch.call)
-            if len(results) != count:
-                raise InferenceFailed(f"the runtime returned {len(results)} rows for {count} crops")
-        except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
-            failure = error
-        else:
-            self._done.append((shares, results))
-            self._changed.set()
-        began_at, self._moved_at = batch.began_at, self._clock()  # of a call that a thread died in nobody knows the end
-        is_oldest = batch is next(iter(self._under_way))
-        for later in self._under_way if is_oldest else (batch,):  # and itself, when it is tried again
-            later.began_at = max(later.began_at, batch.ended_at)
-        ran_s = max(0.0, batch.ended_at - began_at)
-        if failure is None:  # one that fails at once is no fast one
-            self._admission.remember_rate(count, ran_s)
-        self._on_batch(BatchReport(count, began_at - min(share.job.queued_at for share in shares), ran_s, failure))
-        return failure
-
-    def _collect(self) -> None:
-        """Take note of batches that have ended; raises what none of their callers is to blame for."""
-        for batch, task in [(batch, task) for batch, task in self._under_way.items() if task.done()]:
-            del self._under_way[batch]
-            self._idle.append(batch.thread)
-            task.result()
-
-    def _deliver(self) -> None:
-        """Give callers what has been computed for them."""
-        done, self._done = self._done, []
-        for shares, results in done:
-            start = 0
-            for share in shares:
-                share.give(results[start : start + len(share.items)])
-                start += len(share.items)

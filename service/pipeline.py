@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from service import crops
-from service.batcher import Batcher, BatchReport, Room
+from service.batcher import Batcher, Room
 from service.decoding import Decoding
 from service.embedder import Embeds, embed_each, one_line
 from service.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, ModelNotReady, ServiceError, UndecodableImage
 from service.intake import RawCrop
+from service.passes import BatchReport
 from service.telemetry import Telemetry
 
 T = TypeVar("T")

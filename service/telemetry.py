@@ -9,8 +9,8 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from service.batcher import BatchReport
 from service.manifest import ModelInfo
+from service.passes import BatchReport
 from service.tracing import NO_TRACES, Traces
 
 FAST_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

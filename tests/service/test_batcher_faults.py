@@ -125,7 +125,7 @@ def test_a_dead_thread_is_replaced_and_what_waited_is_served():
     async def main():
         batcher = batcher_of(Gate())
         batcher.start()
-        for thread in batcher._threads:
+        for thread in batcher._passes._threads:
             thread.stop()
             thread._thread.join(timeout=10)
         waiting = await queued(batcher, [1])

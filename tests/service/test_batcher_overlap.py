@@ -85,7 +85,7 @@ def test_the_time_of_a_batch_counts_from_the_end_of_the_one_before_it():
 
 
 def test_a_batchs_callers_go_on_while_the_next_one_computes(monkeypatch):
-    monkeypatch.setattr("service.batcher.HEAD_START_S", 0.1)
+    monkeypatch.setattr("service.passes.HEAD_START_S", 0.1)
 
     async def main():
         first_may, second_may = threading.Event(), threading.Event()
@@ -110,7 +110,7 @@ def test_a_batchs_callers_go_on_while_the_next_one_computes(monkeypatch):
 
 
 def test_a_batch_that_ends_sooner_than_its_head_start_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("service.batcher.HEAD_START_S", 60.0)
+    monkeypatch.setattr("service.passes.HEAD_START_S", 60.0)
 
     async def main():
         batcher = batcher_of(Gate(), batch_max=2)
@@ -130,7 +130,7 @@ def rests_fixture(monkeypatch):
     def wait(calls, **limits):
         ends.append(len(futures.wait(calls, **limits).done))
 
-    monkeypatch.setattr("service.batcher.wait", wait)
+    monkeypatch.setattr("service.passes.wait", wait)
     return ends
 
 
@@ -193,7 +193,7 @@ def test_two_batches_that_end_in_one_turn_of_the_loop_count_each_once():
         for number in range(2):
             tasks.append(await queued(batcher, [number]))
             await gate.until_entered()
-        calls = [batch.call for batch in batcher._under_way]
+        calls = [batch.call for batch in batcher._passes._under_way]
         for one, call in zip(may, calls, strict=True):  # while the loop stands still
             one.set()
             futures.wait([call], timeout=10)

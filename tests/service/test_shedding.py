@@ -62,7 +62,7 @@ async def full(settings, without, gate, pictures):
         async with asyncio.timeout(20):
             batcher = app.state.parts.pipeline.batcher
             running = await send(crop.encode() + body)
-            while not batcher._running:
+            while not batcher._passes.size:
                 await asyncio.sleep(0.001)
             waiting = await send(crop.encode() + body)
             while not batcher.waiting:

@@ -16,7 +16,7 @@ from service.watchdog import Watchdog, systemd
 
 def end_thread(client):
     """Let the inference threads end, as if something had killed them."""
-    for worker in client.app.state.parts.pipeline.batcher._threads:
+    for worker in client.app.state.parts.pipeline.batcher._passes._threads:
         worker.stop()
         worker._thread.join(timeout=10)
 
