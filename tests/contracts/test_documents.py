@@ -10,9 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+
+from service.client import Client
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "service" / "console" / "samples"  # where the README's tour goes
@@ -137,3 +141,17 @@ def test_the_tour_of_the_readme_works_line_by_line(served: str) -> None:
         words = shlex.split(line.replace("localhost:8000", served))
         answer = subprocess.run([*words, "-sS", "--fail-with-body"], cwd=SAMPLES, capture_output=True, text=True)
         assert answer.returncode == 0, f"{line}\n{answer.stdout}{answer.stderr}"
+
+
+def test_the_readmes_function_beside_a_tracker_knows_a_person_again(served: str) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(block, namespace)
+    track = [np.random.default_rng(seed).integers(0, 256, (64, 32, 3), dtype=np.uint8)[:, :, ::-1] for seed in range(2)]
+    with Client(f"http://{served}") as reid:
+        first = namespace["name"](reid, track, "door")
+        again = namespace["name"](reid, track[::-1], "door")
+        enrolled = reid.identity(first).entries
+        drawn = [namespace["name"](reid, SAMPLES / f"person-15-{camid}.jpg", camid) for camid in ("entrance", "garden")]
+    assert first == again and first.startswith("person-") and enrolled == 2
+    assert first not in drawn
