@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from service.admission import Admission
@@ -77,14 +78,16 @@ class Batcher(Generic[T, U]):
         on_batch: Callable[[BatchReport], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._on_batch, self._clock = on_batch, clock
-        self._batch_max, self._max_wait_s = batch_max, max_wait_s
+        self._clock, self._batch_max, self._max_wait_s = clock, batch_max, max_wait_s
         turn = max(1, batch_max // 2)
         self._admission = Admission(batch_max=batch_max, queue_max=queue_max, longest_s=longest_s, turn=turn)
         self._turns: Turns[T, U] = Turns(turn)
         self._waiting_since = 0.0  # when an idle queue got its first job
         self._changed = asyncio.Event()
-        self._passes: Passes[T, U] = Passes(run, on_batch=self._note, changed=self._changed, clock=clock)
+        note = partial(
+            remember, self._admission, on_batch
+        )  # which does not hold the batcher: whoever drops that ends the threads
+        self._passes: Passes[T, U] = Passes(run, on_batch=note, changed=self._changed, clock=clock)
         self._closing = False
         self._former: asyncio.Task[None] | None = None
 
@@ -170,11 +173,6 @@ class Batcher(Generic[T, U]):
         self._changed.set()
         return future
 
-    def _note(self, report: BatchReport) -> None:
-        if report.error is None:  # what fails at once is no fast one
-            self._admission.remember_rate(report.size, report.ran_s)
-        self._on_batch(report)
-
     async def _form_batches(self) -> None:
         try:
             while True:
@@ -212,3 +210,10 @@ class Batcher(Generic[T, U]):
                 await asyncio.wait_for(self._changed.wait(), left_s)
             except TimeoutError:
                 return
+
+
+def remember(admission: Admission, on_batch: Callable[[BatchReport], None], report: BatchReport) -> None:
+    """Let admission know how fast a batch was, and tell whoever asked about it."""
+    if report.error is None:  # what fails at once is no fast one
+        admission.remember_rate(report.size, report.ran_s)
+    on_batch(report)

@@ -1,6 +1,7 @@
 """A batch that fails, a thread that dies, a pass that hangs."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -235,3 +236,19 @@ def test_who_is_served_alone_after_a_failed_batch_does_not_wait_for_those_after_
         await batcher.close()
 
     asyncio.run(main())
+
+
+def test_a_batcher_that_nobody_holds_ends_its_threads_at_once():
+    gc.collect()
+    before = set(threading.enumerate())
+    gc.disable()
+    try:
+        batcher = batcher_of(Gate())
+        threads = set(threading.enumerate()) - before
+        assert {thread.name for thread in threads} == {"inference 1", "inference 2"}
+        del batcher
+        for thread in threads:
+            thread.join(timeout=10)
+        assert not any(thread.is_alive() for thread in threads)
+    finally:
+        gc.enable()
