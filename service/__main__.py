@@ -14,7 +14,7 @@ from service.access import read_access
 from service.app import create_app
 from service.calibration import find_calibration
 from service.doors import Doors, connection_limit, make_server
-from service.embedder import one_line
+from service.embedder import granted_cores, one_line
 from service.errors import ServiceError, SettingRefused
 from service.memory import collect_rarely, share_heaps
 from service.parts import open_embedder, open_gallery
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 def serve(settings: Settings) -> int:
     """Open everything that can fail, cheapest first, then serve."""
-    share_heaps()
+    share_heaps(granted_cores())
     configure_logging(form=settings.log_format, level=settings.log_level)
     for complaint in unknown_settings(given_names()):
         logging.getLogger("service").warning(complaint)

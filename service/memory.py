@@ -6,16 +6,25 @@ import gc
 import os
 from contextlib import suppress
 
-M_ARENA_MAX, HEAPS = -8, 4  # the first by <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
+LARGE = 2**16  # bytes; a crop's pixels take 98,304
+KEPT = 2**26  # free bytes at a heap's end that stay until the next trim
 YOUNG = 10_000  # new objects between two collections; by Python's 700 a full queue's are looked through again and again
 TRIM_S = 30.0
 
 
-def share_heaps() -> None:
-    """Let threads share a few heaps of glibc's: with one each, room that one has freed serves no other, and memory creeps up."""
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
+def share_heaps(cores: int) -> None:
+    """Let threads share glibc's heaps, one for two cores, and keep large blocks out of them; variables of glibc's go before.
+
+    With a heap for each thread, room that one has freed serves no other, and what lives long between what does not keeps the
+    pages of both: memory creeps up.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((M_ARENA_MAX, max(1, cores // 2)), (M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, KEPT)):
+            mallopt(option, value)
 
 
 def collect_rarely() -> None:

@@ -17,12 +17,20 @@ ROOT = Path(__file__).parents[2]
 IS_GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 
+def heard(script):
+    """What a process says on standard error that has none of glibc's variables."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=True, timeout=60).stderr
+
+
 @pytest.mark.skipif(not IS_GLIBC, reason="heaps of glibc")
-def test_the_services_threads_share_few_heaps():
-    script = """
+@pytest.mark.parametrize(("cores", "heaps"), [(1, 1), (2, 1), (8, 4)])
+def test_the_services_threads_share_few_heaps(cores, heaps):
+    script = f"""
 import threading
 from service.memory import share_heaps
-share_heaps()
+share_heaps({cores})
 barrier = threading.Barrier(9)
 def hold():
     kept = [bytes(2000) for _ in range(100)]
@@ -35,11 +43,25 @@ import ctypes
 ctypes.CDLL(None).malloc_stats()
 barrier.wait()
 """
-    clean = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=clean, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stderr.count("Arena ") == 4
+    assert heard(script).count("Arena ") == heaps
+
+
+@pytest.mark.skipif(not IS_GLIBC, reason="heaps of glibc")
+def test_a_crops_pixels_stand_in_no_heap_though_larger_ones_came_and_went():
+    script = """
+import ctypes, sys
+from service.memory import share_heaps
+share_heaps(2)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+larger = libc.malloc(5_000_000)
+libc.free(ctypes.c_void_p(larger))  # after which glibc, left alone, puts all that is smaller into a heap
+crop = libc.malloc(98_304)
+flags = ctypes.c_size_t.from_address(crop - ctypes.sizeof(ctypes.c_size_t)).value
+sys.stderr.write("apart" if flags & 2 else "in a heap")
+"""
+    assert heard(script) == "apart"
+    assert heard(script.replace("share_heaps(2)", "")) == "in a heap"
 
 
 def test_the_collector_leaves_alone_what_stays_and_looks_at_the_rest_more_rarely():
@@ -53,10 +75,11 @@ print(gc.get_freeze_count() > 1000, gc.get_threshold()[0])
     assert done.stdout.split() == ["True", "10000"], done.stderr
 
 
-def test_heaps_that_the_environment_asks_for_are_left_as_they_are(monkeypatch):
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+@pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_heaps_that_the_environment_asks_for_are_left_as_they_are(monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
     monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("it was asked for others"))
-    share_heaps()
+    share_heaps(2)
 
 
 def resident_bytes():
@@ -84,7 +107,7 @@ def test_another_library_has_nothing_to_give_back(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     trim()
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    share_heaps()
+    share_heaps(2)
 
 
 def test_it_is_given_back_again_and_again(monkeypatch):
