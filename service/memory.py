@@ -8,16 +8,16 @@ from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
 LARGE = 2**16  # bytes; a crop's pixels take 98,304
-KEPT = 2**26  # free bytes at a heap's end that stay until the next trim
+KEPT = 2**20  # free bytes at a heap's end that are not given back at once
 YOUNG = 10_000  # new objects between two collections; by Python's 700 a full queue's are looked through again and again
 TRIM_S = 30.0
 
 
 def share_heaps(cores: int) -> None:
-    """Let threads share glibc's heaps, one for two cores, and keep large blocks out of them; variables of glibc's go before.
+    """Let threads share glibc's heaps, one for two cores, and keep large blocks out of them unless there is a hole.
 
-    With a heap for each thread, room that one has freed serves no other, and what lives long between what does not keeps the
-    pages of both: memory creeps up.
+    Variables of glibc's go before. With a heap for each thread, room that one has freed serves no other, and what lives long
+    between what does not keeps the pages of both: memory creeps up.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
