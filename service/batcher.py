@@ -84,9 +84,8 @@ class Batcher(Generic[T, U]):
         self._turns: Turns[T, U] = Turns(turn)
         self._waiting_since = 0.0  # when an idle queue got its first job
         self._changed = asyncio.Event()
-        note = partial(
-            remember, self._admission, on_batch
-        )  # which does not hold the batcher: whoever drops that ends the threads
+        # A function that holds the batcher would keep one that nobody else holds, and its threads, until a collection.
+        note = partial(remember, self._admission, on_batch)
         self._passes: Passes[T, U] = Passes(run, on_batch=note, changed=self._changed, clock=clock)
         self._closing = False
         self._former: asyncio.Task[None] | None = None
