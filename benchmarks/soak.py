@@ -53,12 +53,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Slope:
-    """How a quantity grew: an hour, give or take, and its first and last block."""
+    """How a quantity grew: an hour, give or take, its first and last block, and the means of all."""
 
     per_hour: float
     give_or_take: float
     first: float
     last: float
+    blocks: tuple[float, ...]
 
     @property
     def verdict(self) -> str:
@@ -78,7 +79,7 @@ def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope:
     per_hour = float(spread @ (means - means.mean()) / (spread @ spread))
     left = means - means.mean() - per_hour * spread
     error = float(np.sqrt(left @ left / (BLOCKS - 2) / (spread @ spread)))
-    return Slope(per_hour, T_95 * error, float(means[0]), float(means[-1]))
+    return Slope(per_hour, T_95 * error, float(means[0]), float(means[-1]), tuple(means.tolist()))
 
 
 async def read(http: httpx.AsyncClient, begun: float) -> Reading | None:

@@ -33,11 +33,17 @@ class Admission:
         self._items_per_s = 0.0
         self.waiting = 0  # places held
 
-    def check(self, count: int, *, running: int) -> None:
+    @property
+    def before(self) -> int:
+        """Items that come before the first turn of whoever comes now."""
+        return self.waiting - sum(max(0, holder.held - self._turn) for holder in self._large)
+
+    def check(self, count: int, *, running: int, ahead: int = 0) -> None:
         """Refuse what finds no room.
 
         Args:
             running: items that are being computed now.
+            ahead: more items than hold places that will come before.
 
         Raises:
             TooManyCrops: when no queue, however empty, would take so many.
@@ -45,16 +51,16 @@ class Admission:
         """
         if count > self._queue_max:
             raise TooManyCrops(f"got {count} crops, the queue holds {self._queue_max}; send them in smaller requests")
-        limit = self._limit(count)
-        if self.waiting + count > limit:
+        limit, waiting = self._limit(count), self.waiting + ahead
+        if waiting + count > limit:
             raise Overloaded(
-                f"{self.waiting} crops wait and {limit} is the limit, no room for {count} more; try again",
-                retry_after_s=self.waiting / self._items_per_s if self._items_per_s else FIRST_GUESS_S,
+                f"{waiting} crops wait and {limit} is the limit, no room for {count} more; try again",
+                retry_after_s=waiting / self._items_per_s if self._items_per_s else FIRST_GUESS_S,
             )
-        served_in_s = self._served_in_s(count, running)
-        if self.waiting and served_in_s > self._longest_s:
+        served_in_s = self._served_in_s(count, running + ahead)
+        if waiting and served_in_s > self._longest_s:
             raise Overloaded(
-                f"{count} crops would take {served_in_s:.0f} s, wanted {self._longest_s:g} s, as {self.waiting} wait; try again",
+                f"{count} crops would take {served_in_s:.0f} s, wanted {self._longest_s:g} s, as {waiting} wait; try again",
                 retry_after_s=served_in_s - self._longest_s,
             )
 

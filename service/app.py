@@ -11,12 +11,11 @@ from service.answers import install_error_handlers
 from service.calibration import Calibration, find_calibration
 from service.embedder import Embeds
 from service.memory import keep_trimmed
-from service.middleware import RequestTrail
+from service.middleware import RequestTrail, SameOrigin
 from service.parts import assemble, open_embedder, open_gallery
 from service.receiving import Receiving, Reception
 from service.routes import calibration as calibration_routes
 from service.routes import console, embed, enroll, entries, identities, search, snapshots, status
-from service.routes.common import SAME_ORIGIN
 from service.routes.documents import ABOUT, TAGS
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -88,11 +87,17 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.telemetry = telemetry  # for the server, which refuses before there is a request
-    reception = Reception(held_bytes=settings.max_bodies_bytes, patience_s=settings.receive_s)
-    app.add_middleware(Receiving, telemetry=telemetry, limits=reception)
-    app.add_middleware(RequestTrail, telemetry=telemetry)  # the last one is outermost
+    add_layers(app, settings, telemetry)
     install_error_handlers(app)
     for router in ROUTERS:
-        app.include_router(router, dependencies=[SAME_ORIGIN])
+        app.include_router(router)
     app.mount("/console", console.static_files())
     return app
+
+
+def add_layers(app: FastAPI, settings: Settings, telemetry: Telemetry) -> None:
+    """Put around the application what every request goes through, the innermost first."""
+    reception = Reception(held_bytes=settings.max_bodies_bytes, patience_s=settings.receive_s)
+    app.add_middleware(Receiving, telemetry=telemetry, limits=reception)
+    app.add_middleware(SameOrigin)
+    app.add_middleware(RequestTrail, telemetry=telemetry)

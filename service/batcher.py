@@ -25,6 +25,7 @@ from service.turns import Job, Turns
 T = TypeVar("T")
 U = TypeVar("U")
 
+AHEAD = OVERLAP + 1  # full batches that are enough to have waiting
 LONGEST_REST_S = 1.0  # a batch that takes as long may hang
 
 log = logging.getLogger("service")
@@ -33,8 +34,8 @@ log = logging.getLogger("service")
 class Room(Generic[T, U]):
     """Places in the queue, held from admission until their items are taken or the caller leaves the `with` block."""
 
-    def __init__(self, batcher: "Batcher[T, U]", count: int) -> None:
-        self._batcher = batcher
+    def __init__(self, batcher: "Batcher[T, U]", count: int, since: float) -> None:
+        self._batcher, self.since = batcher, since
         self.held = count
 
     async def submit(self, items: Sequence[T]) -> list[U]:
@@ -47,6 +48,7 @@ class Room(Generic[T, U]):
         """Give places back."""
         self._batcher._admission.free(self, count)
         self._batcher._changed.set()
+        self._batcher._on_room()
 
     def __enter__(self) -> "Room[T, U]":
         return self
@@ -65,6 +67,7 @@ class Batcher(Generic[T, U]):
         max_wait_s: 0 forms a batch as soon as the runtime is free; else wait this long for a full one.
         longest_s: a request that would take longer to be served, by what the runtime did lately, is refused at once.
         on_batch: told about every batch, on the event loop.
+        on_room: told whenever places have been given back.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Batcher(Generic[T, U]):
         max_wait_s: float = 0.0,
         longest_s: float = math.inf,
         on_batch: Callable[[BatchReport], None] = lambda report: None,
+        on_room: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._batch_max, self._max_wait_s = clock, batch_max, max_wait_s
@@ -87,7 +91,7 @@ class Batcher(Generic[T, U]):
         # A function that holds the batcher would keep one that nobody else holds, and its threads, until a collection.
         note = partial(remember, self._admission, on_batch)
         self._passes: Passes[T, U] = Passes(run, on_batch=note, changed=self._changed, clock=clock)
-        self._closing = False
+        self._closing, self._on_room = False, on_room
         self._former: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -131,6 +135,10 @@ class Batcher(Generic[T, U]):
         """Whether so much waits that the runtime has enough to do for a while."""
         return self._turns.items >= OVERLAP * self._batch_max
 
+    def has_enough(self, more: int) -> bool:
+        """Tell whether, with `more` single items, as much waits as the runtime takes before whoever comes now has a turn."""
+        return self._admission.before + more >= AHEAD * self._batch_max
+
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
         since = self._passes.oldest_at
@@ -146,8 +154,8 @@ class Batcher(Generic[T, U]):
         if self._passes and not self._closing and self.stalled_s() < LONGEST_REST_S:
             self._passes.wait(limit_s)
 
-    def admit(self, count: int) -> Room[T, U]:
-        """Hold `count` places in the queue, to be used in a `with` block.
+    def check_room(self, count: int, *, ahead: int = 0) -> None:
+        """Refuse what would find no room in the queue after `ahead` items that others are about to bring.
 
         Raises:
             TooManyCrops: when no queue, however empty, would take so many.
@@ -155,8 +163,16 @@ class Batcher(Generic[T, U]):
         """
         if self._closing:
             raise Overloaded("the service is shutting down; send this elsewhere or later")
-        self._admission.check(count, running=self._passes.size)
-        room = Room(self, count)
+        self._admission.check(count, running=self._passes.size, ahead=ahead)
+
+    def admit(self, count: int, *, since: float | None = None) -> Room[T, U]:
+        """Hold `count` places in the queue, to be used in a `with` block; raises as check_room does.
+
+        Args:
+            since: when the request came, by the clock; None is now.
+        """
+        self.check_room(count)
+        room = Room(self, count, self._clock() if since is None else since)
         self._admission.hold(room)
         return room
 
@@ -165,10 +181,9 @@ class Batcher(Generic[T, U]):
         if not items:
             future.set_result([])
             return future
-        now = self._clock()
         if not self._turns:
-            self._waiting_since = now
-        self._turns.add(Job(items, future, room.free, now))
+            self._waiting_since = self._clock()
+        self._turns.add(Job(items, future, room.free, room.since))
         self._changed.set()
         return future
 

@@ -8,7 +8,9 @@ import time
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.answers import error_answer
+from service.access import Access
+from service.answers import error_answer, refusal
+from service.errors import ForbiddenOrigin
 from service.telemetry import Telemetry
 
 log = logging.getLogger("service")
@@ -31,7 +33,9 @@ class RequestTrail:
         request = Request(scope, receive)
         request_id = request.state.request_id = request_id_of(request.headers.get("x-request-id", ""))
         request.state.error_code = None
-        started, status = time.perf_counter(), 0
+        # When its head came, where the server has noted it: until it is begun it may have waited.
+        arrived_at = request.state.arrived_at = getattr(request.state, "arrived_at", time.monotonic())
+        status = 0
 
         async def send_signed(message: Message) -> None:
             nonlocal status
@@ -49,7 +53,7 @@ class RequestTrail:
                     raise  # half an answer is out: only closing the connection tells the caller
                 await surprise(request)(scope, receive, send_signed)
             finally:
-                self._record(request, status, time.perf_counter() - started)
+                self._record(request, status, time.monotonic() - arrived_at)
                 finish(route_of(request), status)
 
     def _record(self, request: Request, status: int, took_s: float) -> None:
@@ -59,6 +63,25 @@ class RequestTrail:
         fields = {"method": method, "route": route, "status": status, "ms": round(took_s * 1000, 1)}
         fields |= {"request_id": request.state.request_id} | ({"code": code} if code else {})
         log.info("request", extra={"fields": fields})
+
+
+class SameOrigin:
+    """Layer that refuses what a page of another site makes a browser send, wherever it goes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            request = Request(scope)
+            access: Access = request.app.state.parts.access
+            headers, is_change = request.headers, request.method not in ("GET", "HEAD")
+            try:
+                access.check_origin(origin=headers.get("origin"), host=headers.get("host"), is_change=is_change)
+            except ForbiddenOrigin as error:
+                return await refusal(request, error)(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 def route_of(request: Request) -> str:

@@ -18,6 +18,7 @@ from service import crops
 from service.batcher import Batcher, Room
 from service.decoding import Decoding
 from service.embedder import Embeds, embed_each, one_line
+from service.entrance import Entrance
 from service.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, ModelNotReady, ServiceError, UndecodableImage
 from service.intake import RawCrop
 from service.passes import BatchReport
@@ -82,7 +83,9 @@ class Pipeline:
             max_wait_s=max_wait_s,
             longest_s=SERVED_SHARE * deadline_s,
             on_batch=self._observe,
+            on_room=lambda: self.entrance.go_on(),
         )
+        self.entrance = Entrance(self.batcher.has_enough, patience_s=SERVED_SHARE * deadline_s)
 
     def _forward(self, batch: list[Pixels]) -> list[Embedding | InferenceFailed]:
         return embed_each(self._embedder, batch)
@@ -117,9 +120,14 @@ class Pipeline:
         await asyncio.wait({self._trial}, timeout=self._deadline_s)
 
     @property
+    def waiting(self) -> int:
+        """Crops that wait for the runtime, one counted for each request that was let in and not begun."""
+        return self.batcher.waiting + len(self.entrance)
+
+    @property
     def _is_rested(self) -> bool:
         """Whether nothing is to be done, and nothing has been for long."""
-        is_idle = not self.batcher.waiting and not self.batcher.stalled_s()
+        is_idle = not self.waiting and not self.batcher.stalled_s()
         return is_idle and time.monotonic() - self._passed_at > STALE_S
 
     def revive(self) -> bool:
@@ -135,13 +143,16 @@ class Pipeline:
         self._decoding.close()
         self.helpers.shutdown(cancel_futures=True)
 
-    def check_room(self) -> None:
+    def check_room(self, *, ahead: int = 0) -> None:
         """Refuse when not even one crop would be served, so that no body is read in vain.
+
+        Args:
+            ahead: crops that others are about to bring.
 
         Raises:
             Overloaded: the queue is full. ModelNotReady: the runtime hangs, and the queue would not be served in time.
         """
-        self.batcher.admit(1).free(1)
+        self.batcher.check_room(1, ahead=ahead)
         self._check_moving()
 
     def check_ready(self) -> None:
@@ -160,15 +171,18 @@ class Pipeline:
                 "if it never ends, restart the service"
             )
 
-    def admit(self, count: int) -> CropRoom:
+    def admit(self, count: int, *, since: float | None = None) -> CropRoom:
         """Hold places for the crops of one request, to be used in a `with` block.
+
+        Args:
+            since: when it came, by time.monotonic; its deadline counts from then. None is now.
 
         A single crop whose request awaits nothing since `check_room` finds the room that was seen there; reading a body awaits.
 
         Raises:
             Overloaded, TooManyCrops: at once, nothing decoded.
         """
-        return self.batcher.admit(count)
+        return self.batcher.admit(count, since=since)
 
     async def embed(self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool = False) -> list[Embedded | ServiceError]:
         """Embed the crops of one request; a crop that cannot be gives its error in its place.
@@ -180,7 +194,7 @@ class Pipeline:
         Raises:
             DeadlineExceeded, InferenceFailed: for the whole request.
         """
-        return await within(self._deadline_s, self._embed(raw, room, keep=keep))
+        return await within(self._deadline_s, self._embed(raw, room, keep=keep), since=room.since)
 
     async def _embed(self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool) -> list[Embedded | ServiceError]:
         with self._telemetry.traces.step("decode"):
@@ -224,10 +238,10 @@ def content_hash(raw: bytes | Pixels) -> str:
     return hashlib.sha256(repr(raw.shape).encode() + raw.tobytes()).hexdigest()
 
 
-async def within(deadline_s: float, work: Awaitable[T]) -> T:
-    """Await `work` for at most deadline_s; what it had queued is dropped when it takes longer."""
+async def within(deadline_s: float, work: Awaitable[T], *, since: float | None = None) -> T:
+    """Await `work` for at most deadline_s, from `since` on or from now; what it had queued is dropped when it takes longer."""
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(deadline_s if since is None else since + deadline_s - time.monotonic()):
             return await work
     except TimeoutError:
         raise DeadlineExceeded(f"not done within {deadline_s:g} s; try again, or send fewer crops") from None

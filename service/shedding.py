@@ -1,4 +1,4 @@
-"""What the server asks from a request's head alone: is it refused, as the queue is full, and may the event loop rest?
+"""What the server asks from a request's head alone: is it refused, as the queue is full, when is it begun, and may the loop rest?
 
 Nine in ten requests of a tenfold overload are refused, so what a refusal costs decides what is left for the others, and no
 request or response of the framework's is made for one. The routes ask the same of everything that was not refused here, and are
@@ -16,19 +16,22 @@ from starlette.types import Scope
 from service.access import Access
 from service.answers import JSON, error_body, retry_after
 from service.doors import Refused
+from service.entrance import Begin
 from service.errors import ModelNotReady, Overloaded, ServiceError, status_and_code
 from service.middleware import request_id_of, signature
 from service.parts import Parts
 from service.refusals import Refusals
 
-REST_S = 0.005  # of the event loop, while nothing is gained by its work
+REST_S = 0.005  # of the event loop, while the runtime has enough to do
+LONG_REST_S = 0.015  # while requests are refused as well
+GAP_S = 0.005  # between two rests
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
 
 Headers = Mapping[bytes, str]  # by lower-case name
 
 
 class Shedding:
-    """Tells of every request, from its head, how it is refused; None where it is not.
+    """Tells of every request, from its head, how it is refused; None where it is not, and is begun.
 
     Who may not call at all is left to the routes, which say so. What is refused is counted like any other answer; the log tells
     of all that were refused in a second together.
@@ -39,38 +42,45 @@ class Shedding:
         self._refusals = Refusals("refused requests")
         self._rested_at = -math.inf  # infinite while a rest is due
 
-    def __call__(self, scope: Scope) -> Refused | None:
+    def __call__(self, scope: Scope, begin: Begin) -> Refused | None:
         """Look at one request, whose body may not have come."""
         path: str = scope["path"]
         if scope["method"] != "POST" or path not in WRITES:
+            begin()
             return None
         parts: Parts = self._app.state.parts
+        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}  # the first of each
+        if not may_call(path, headers, parts.access):
+            begin()
+            return None
         try:
-            parts.pipeline.check_room()
+            parts.pipeline.check_room(ahead=len(parts.pipeline.entrance))
         except (Overloaded, ModelNotReady) as error:
-            headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}  # the first of each
-            if may_call(path, headers, parts.access):
-                if isinstance(error, Overloaded):
-                    self._rest_soon(parts)
-                return self._refuse(path, headers, error, parts, client=scope["client"])
-        else:
-            if parts.pipeline.batcher.is_behind:
-                self._rest_soon(parts)
+            if isinstance(error, Overloaded):
+                self._rest_soon(parts, LONG_REST_S)
+            return self._refuse(path, headers, error, parts, client=scope["client"])
+        scope["state"]["arrived_at"] = time.monotonic()
+        parts.pipeline.entrance.let_in(begin)
+        if parts.pipeline.batcher.is_behind:
+            self._rest_soon(parts, REST_S)
         return None
 
-    def _rest_soon(self, parts: Parts) -> None:
+    def leave(self, begin: Begin) -> None:
+        """Take note that the caller has left of a request that may not have been begun."""
+        self._app.state.parts.pipeline.entrance.leave(begin)
+
+    def _rest_soon(self, parts: Parts, limit_s: float) -> None:
         """After what has come by now, let the event loop rest until more has come, or the batch under way is done.
 
         A thousand requests a second, each on its own, take the processor from the runtime a thousand times, and its caches too;
-        while the runtime has enough to do they are refused, or wait, anyway. Half of the time at most is rested, for others are
-        served too.
+        while the runtime has enough to do they are refused, or wait, anyway. Others are served too, so there are gaps.
         """
-        if time.monotonic() - self._rested_at >= REST_S:  # a loop's own clock stands still within a turn
+        if time.monotonic() - self._rested_at >= GAP_S:  # a loop's own clock stands still within a turn
             self._rested_at = math.inf
-            asyncio.get_running_loop().call_soon(self._rest, parts)
+            asyncio.get_running_loop().call_soon(self._rest, parts, limit_s)
 
-    def _rest(self, parts: Parts) -> None:
-        parts.pipeline.batcher.rest(REST_S)
+    def _rest(self, parts: Parts, limit_s: float) -> None:
+        parts.pipeline.batcher.rest(limit_s)
         self._rested_at = time.monotonic()
 
     def _refuse(self, path: str, headers: Headers, error: Overloaded | ModelNotReady, parts: Parts, *, client: object) -> Refused:

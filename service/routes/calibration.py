@@ -12,7 +12,7 @@ from service.calibration import Calibration
 from service.calibration_schemas import CalibratedAnswer, CalibrationAnswer, CalibrationQuery
 from service.errors import CalibrationUnderWay, NotCalibrated, TooFewPeople
 from service.parts import Parts
-from service.routes.common import READS, WRITES, PartsDep, model_header, only
+from service.routes.common import model_header, reads, writes
 from service.routes.documents import CHANGING, MODEL_HEADER, READING, refusals, success
 from service.routes.examples import CALIBRATED, CALIBRATION
 from service.schemas import NoQuery
@@ -26,19 +26,20 @@ MAKE_DOCS = refusals(*CHANGING, CalibrationUnderWay, TooFewPeople) | success(
 )
 
 
-@router.get("/calibration", dependencies=[READS, only(NoQuery)], response_model=CalibrationAnswer, responses=SHOW_DOCS)
-async def show_calibration(parts: PartsDep) -> Response:
+@router.get("/calibration", response_model=CalibrationAnswer, responses=SHOW_DOCS)
+async def show_calibration(parts: Annotated[Parts, reads(NoQuery)]) -> Response:
     """Show the calibration that thresholds come from; 404 where the manifest's are used."""
     return json_answer(parts.calibration.content, headers=model_header(parts))
 
 
 @router.post(
     "/calibration",
-    dependencies=[WRITES, only(CalibrationQuery)],
     response_model=CalibratedAnswer,
     responses=MAKE_DOCS,
 )
-async def make_calibration(query: Annotated[CalibrationQuery, Query()], parts: PartsDep) -> Response:
+async def make_calibration(
+    query: Annotated[CalibrationQuery, Query()], parts: Annotated[Parts, writes(CalibrationQuery)]
+) -> Response:
     """Calibrate on the enrolled identities that two cameras saw, 20 at least; nothing changes without `apply=true`.
 
     It takes some seconds, for 1,000 identities half a minute, and searches are slower meanwhile.

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Depends, Request, Security
 from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
+from service.access import Access
 from service.answers import error_answer
 from service.errors import ClientGone, InvalidRequest, status_and_code
 from service.parts import Parts
@@ -16,85 +17,88 @@ from service.parts import Parts
 T = TypeVar("T")
 
 
-async def get_parts(request: Request) -> Parts:
-    """Hand the running service's parts to a handler."""
-    parts: Parts = request.app.state.parts
-    return parts
+class Anyone:
+    """Hands a handler the running service's parts, once the names of the query's parameters make sense.
 
+    Everything that is looked at before a handler begins is looked at here, by one dependency: each costs a request as much
+    as reading its head.
+    """
 
-PartsDep = Annotated[Parts, Depends(get_parts)]
+    def __init__(self, query: type[BaseModel]) -> None:
+        self._fields = {field.alias or name: field for name, field in query.model_fields.items()}
+        self._lists = {name for name, field in self._fields.items() if "list" in str(field.annotation)}
 
-
-async def check_origin(request: Request) -> None:
-    """Refuse what a page of another site makes a browser send."""
-    parts, headers = await get_parts(request), request.headers
-    is_change = request.method not in ("GET", "HEAD")
-    parts.access.check_origin(origin=headers.get("origin"), host=headers.get("host"), is_change=is_change)
+    async def __call__(self, request: Request) -> Parts:
+        """Refuse query parameters that the model does not name, and those given twice that stand for one value."""
+        for name in request.query_params:
+            if name not in self._fields:
+                wanted = ", ".join(self._fields) or "none"
+                raise InvalidRequest(f"{name}: got an unknown query parameter, wanted {wanted}")
+            given = len(request.query_params.getlist(name))
+            if given > 1 and name not in self._lists:
+                raise InvalidRequest(f"{name}: got {given} values, wanted one")
+        parts: Parts = request.app.state.parts
+        return parts
 
 
 class Key(HTTPBearer):
-    """Refuses a caller without a key, or without one that may write; to FastAPI it is what the document says of keys."""
+    """The same for callers with a key, or with one that may write; to FastAPI it is what the document says of keys."""
 
-    def __init__(self, *, writes: bool) -> None:
+    def __init__(self, query: type[BaseModel], *, writes: bool) -> None:
         super().__init__(scheme_name="HTTPBearer", auto_error=False, description="A key, where the service has any.")
-        self._writes = writes
+        self._anyone, self._writes = Anyone(query), writes
 
-    async def __call__(self, request: Request) -> None:  # type: ignore[override]  # nobody wants to know the key
-        """Let the caller of a request pass, or raise MissingKey or ReadOnlyKey."""
-        (await get_parts(request)).access.check(request.headers.get("authorization"), writes=self._writes)
-
-
-# Each of these and each that one of them asks for is looked up anew in every request: they ask for none.
-SAME_ORIGIN = Depends(check_origin)
-READS = Security(Key(writes=False))
-WRITES = Security(Key(writes=True))
+    async def __call__(self, request: Request) -> Parts:  # type: ignore[override]  # nobody wants to know the key
+        """Raise MissingKey or ReadOnlyKey, or do as Anyone does."""
+        access: Access = request.app.state.parts.access
+        access.check(request.headers.get("authorization"), writes=self._writes)
+        return await self._anyone(request)
 
 
-def only(model: type[BaseModel]) -> Any:
-    """Refuse query parameters that `model` does not name, and those given twice that stand for one value."""
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    lists = {name for name, field in fields.items() if "list" in str(field.annotation)}
+def anyone(query: type[BaseModel]) -> Any:
+    """Give a handler the parts, whoever calls, with the parameters that `query` names."""
+    return Depends(Anyone(query))
 
-    async def check(request: Request) -> None:
-        for name in request.query_params:
-            if name not in fields:
-                wanted = ", ".join(fields) or "none"
-                raise InvalidRequest(f"{name}: got an unknown query parameter, wanted {wanted}")
-            given = len(request.query_params.getlist(name))
-            if given > 1 and name not in lists:
-                raise InvalidRequest(f"{name}: got {given} values, wanted one")
 
-    return Depends(check)
+def reads(query: type[BaseModel]) -> Any:
+    """Give a handler the parts when the caller may read."""
+    return Security(Key(query, writes=False))
+
+
+def writes(query: type[BaseModel]) -> Any:
+    """Give a handler the parts when the caller may write."""
+    return Security(Key(query, writes=True))
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, dropping it when the caller hangs up first.
+    """Await `work`, dropping it when the caller hangs up first; the body must have been read.
 
     Raises:
         ClientGone: when the caller hung up.
     """
-    worker = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(hung_up(request))
+    patience = asyncio.timeout(None)  # without end, until there is nobody left to be patient for
+
+    async def watch() -> None:
+        await hung_up(request)
+        patience.reschedule(0)
+
     try:
-        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if worker.done():
-            return worker.result()
-        raise ClientGone("the caller hung up")
-    finally:
-        await drop(worker, watcher)
+        async with patience:
+            watcher = asyncio.ensure_future(watch())
+            try:
+                return await work
+            finally:
+                watcher.cancel()
+    except TimeoutError:
+        if patience.expired():
+            raise ClientGone("the caller hung up") from None
+        raise
 
 
 async def hung_up(request: Request) -> None:
     """Return when the caller has hung up; the body must have been read, or never be wanted."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def drop(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel what still runs and wait until it has let go."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
 
 
 def model_header(parts: Parts) -> dict[str, str]:

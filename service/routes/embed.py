@@ -9,21 +9,14 @@ from fastapi.responses import Response
 from service.answers import NPY, encoded, error_answer, json_answer, npy_answer, wants_npy
 from service.errors import InvalidRequest, error_item
 from service.intake import read_intake, require_crops
+from service.parts import Parts
 from service.pipeline import Embedded
-from service.routes.common import (
-    READS,
-    PartsDep,
-    all_failed,
-    failures,
-    model_header,
-    only,
-    unless_gone,
-)
+from service.routes.common import all_failed, failures, model_header, reads, unless_gone
 from service.routes.documents import EMBEDDING, MODEL_HEADER, NPY_SCHEMA, READING, crop_body, refusals, success
 from service.routes.examples import EMBEDDED
 from service.schemas import EmbedAnswer, EmbedQuery
 
-router = APIRouter(tags=["embed"], dependencies=[READS])
+router = APIRouter(tags=["embed"])
 DOCS = refusals(*READING, *EMBEDDING) | success(
     200,
     "Embeddings in the order of the crops; a crop that failed has its error in its place.",
@@ -33,14 +26,16 @@ DOCS = refusals(*READING, *EMBEDDING) | success(
 )
 
 
-@router.post("/embed", dependencies=[only(EmbedQuery)], response_model=EmbedAnswer, responses=DOCS, openapi_extra=crop_body())
-async def embed_crops(request: Request, query: Annotated[EmbedQuery, Query()], parts: PartsDep) -> Response:
+@router.post("/embed", response_model=EmbedAnswer, responses=DOCS, openapi_extra=crop_body())
+async def embed_crops(
+    request: Request, query: Annotated[EmbedQuery, Query()], parts: Annotated[Parts, reads(EmbedQuery)]
+) -> Response:
     """Embed crops; `Accept: application/x-npy` gives float32 [N, D], all or nothing."""
     parts.pipeline.check_room()
     intake = await read_intake(request, parts.limits, parts.pipeline.helpers)
     require_crops(intake)
     refuse_fields(intake.fields)
-    with parts.pipeline.admit(len(intake.crops)) as room:
+    with parts.pipeline.admit(len(intake.crops), since=request.state.arrived_at) as room:
         outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room))
     results = [
         {"index": index, "embedding": encoded(outcome.embedding, query.encoding_format)}

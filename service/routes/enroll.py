@@ -17,21 +17,13 @@ from service.fields import LABEL_TEXTS
 from service.intake import Intake, RawCrop, parse_object, read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded, content_hash
-from service.routes.common import (
-    WRITES,
-    PartsDep,
-    all_failed,
-    failures,
-    model_header,
-    only,
-    unless_gone,
-)
+from service.routes.common import all_failed, failures, model_header, unless_gone, writes
 from service.routes.documents import CHANGING, EMBEDDING, MODEL_HEADER, VECTORS, closed, crop_body, link, refusals, success
 from service.routes.examples import ENROLLED
 from service.schemas import MAX_ENTRIES, EnrollAnswer, EnrollQuery, EntryIn, Labels, parse_labels
 from service.vectors import from_list, from_text
 
-router = APIRouter(tags=["gallery"], dependencies=[WRITES])
+router = APIRouter(tags=["gallery"])
 
 FIELDS = ("pid", "camid", "captured_at", "attributes")
 MAX_KEY = 256
@@ -86,13 +78,14 @@ class Order:
 
 @router.post(
     "/gallery",
-    dependencies=[only(EnrollQuery)],
     status_code=201,
     response_model=EnrollAnswer,
     responses=DOCS,
     openapi_extra={**BODY, "parameters": [KEY_HEADER]},
 )
-async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts: PartsDep) -> Response:
+async def enroll(
+    request: Request, query: Annotated[EnrollQuery, Query()], parts: Annotated[Parts, writes(EnrollQuery)]
+) -> Response:
     """Enroll crops with `pid` and optional labels, or `{"entries": [...]}` with embeddings; durable when answered."""
     await parts.check_room()
     parts.pipeline.check_room()
@@ -103,7 +96,7 @@ async def enroll(request: Request, query: Annotated[EnrollQuery, Query()], parts
         remembered = await parts.read(parts.gallery.recall, key, order.fingerprint)
         if remembered is not None:
             return created(parts, remembered, replayed=True)
-    outcomes = await unless_gone(request, outcomes_of(parts, order))
+    outcomes = await unless_gone(request, outcomes_of(parts, order, since=request.state.arrived_at))
     errors = failures(outcomes)
     if len(errors) == len(outcomes):
         return all_failed(request, parts, errors, {"results": shown(outcomes, [])})
@@ -199,11 +192,11 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-async def outcomes_of(parts: Parts, order: Order) -> list[Outcome]:
+async def outcomes_of(parts: Parts, order: Order, *, since: float) -> list[Outcome]:
     """Make a new entry, or its error, of every crop or sent embedding."""
     if order.entries:
         return await parts.compute(entries_of, parts, order.entries)
-    with parts.pipeline.admit(len(order.crops)) as room:
+    with parts.pipeline.admit(len(order.crops), since=since) as room:
         embedded = await parts.pipeline.embed(order.crops, room, keep=parts.settings.keep_crops)
     return [
         labelled(parts, outcome, label) if isinstance(outcome, Embedded) else outcome

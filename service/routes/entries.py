@@ -10,7 +10,8 @@ from gallery.entry import Entry
 from gallery.errors import EntryNotFound
 from service.answers import json_answer
 from service.errors import CropNotKept
-from service.routes.common import READS, WRITES, PartsDep, only
+from service.parts import Parts
+from service.routes.common import reads, writes
 from service.routes.documents import CHANGING, LISTING, link, refusals, success
 from service.routes.examples import DELETED, ENTRIES, ENTRY, STATS
 from service.schemas import DeletedAnswer, EntriesAnswer, EntriesQuery, EntryOut, NoQuery, StatsAnswer
@@ -31,8 +32,8 @@ def entry_out(entry: Entry) -> dict[str, Any]:
     return asdict(entry)
 
 
-@router.get("/gallery", dependencies=[READS, only(EntriesQuery)], response_model=EntriesAnswer, responses=LIST_DOCS)
-async def list_entries(query: Annotated[EntriesQuery, Query()], parts: PartsDep) -> Response:
+@router.get("/gallery", response_model=EntriesAnswer, responses=LIST_DOCS)
+async def list_entries(query: Annotated[EntriesQuery, Query()], parts: Annotated[Parts, reads(EntriesQuery)]) -> Response:
     """List entries, newest first."""
     page = await parts.read(
         parts.gallery.entries,
@@ -46,22 +47,20 @@ async def list_entries(query: Annotated[EntriesQuery, Query()], parts: PartsDep)
     return json_answer({"entries": [entry_out(entry) for entry in page.items], "next_cursor": page.next_cursor})
 
 
-@router.get("/gallery/stats", dependencies=[READS, only(NoQuery)], response_model=StatsAnswer, responses=STATS_DOCS)
-async def show_stats(parts: PartsDep) -> Response:
+@router.get("/gallery/stats", response_model=StatsAnswer, responses=STATS_DOCS)
+async def show_stats(parts: Annotated[Parts, reads(NoQuery)]) -> Response:
     """Show the gallery in numbers."""
     return json_answer(asdict(await parts.read(parts.gallery.stats)))
 
 
-@router.get("/gallery/entries/{entry_id}", dependencies=[READS, only(NoQuery)], response_model=EntryOut, responses=SHOW_DOCS)
-async def show_entry(entry_id: EntryId, parts: PartsDep) -> Response:
+@router.get("/gallery/entries/{entry_id}", response_model=EntryOut, responses=SHOW_DOCS)
+async def show_entry(entry_id: EntryId, parts: Annotated[Parts, reads(NoQuery)]) -> Response:
     """Show one entry."""
     return json_answer(entry_out(await parts.read(parts.gallery.entry, entry_id)))
 
 
-@router.delete(
-    "/gallery/entries/{entry_id}", dependencies=[WRITES, only(NoQuery)], response_model=DeletedAnswer, responses=DELETE_DOCS
-)
-async def delete_entry(entry_id: EntryId, parts: PartsDep) -> Response:
+@router.delete("/gallery/entries/{entry_id}", response_model=DeletedAnswer, responses=DELETE_DOCS)
+async def delete_entry(entry_id: EntryId, parts: Annotated[Parts, writes(NoQuery)]) -> Response:
     """Delete one entry, durably."""
     await parts.write(parts.gallery.delete_entry, entry_id)
     return json_answer({"entry_id": entry_id, "deleted": True})
@@ -69,11 +68,10 @@ async def delete_entry(entry_id: EntryId, parts: PartsDep) -> Response:
 
 @router.get(
     "/gallery/entries/{entry_id}/crop",
-    dependencies=[READS, only(NoQuery)],
     response_class=Response,
     responses=CROP_DOCS,
 )
-async def show_crop(entry_id: EntryId, parts: PartsDep) -> Response:
+async def show_crop(entry_id: EntryId, parts: Annotated[Parts, reads(NoQuery)]) -> Response:
     """Show the stored crop, where crops are kept."""
     jpeg = await parts.read(parts.gallery.crop, entry_id)
     if jpeg is None:

@@ -11,7 +11,8 @@ from gallery.errors import IdentityExists, IdentityNotFound
 from service.answers import json_answer
 from service.errors import UnsupportedMedia
 from service.intake import parse_object, read_body
-from service.routes.common import READS, WRITES, PartsDep, only
+from service.parts import Parts
+from service.routes.common import reads, writes
 from service.routes.documents import BODIES, CHANGING, LISTING, link, refusals, success
 from service.routes.entries import entry_out
 from service.routes.examples import IDENTITIES, IDENTITY_PAGE, RECEIPT, RENAMED
@@ -46,19 +47,17 @@ def identity_out(identity: Identity) -> dict[str, Any]:
     return asdict(identity)
 
 
-@router.get(
-    "/gallery/identities", dependencies=[READS, only(IdentitiesQuery)], response_model=IdentitiesAnswer, responses=LIST_DOCS
-)
-async def list_identities(query: Annotated[IdentitiesQuery, Query()], parts: PartsDep) -> Response:
+@router.get("/gallery/identities", response_model=IdentitiesAnswer, responses=LIST_DOCS)
+async def list_identities(
+    query: Annotated[IdentitiesQuery, Query()], parts: Annotated[Parts, reads(IdentitiesQuery)]
+) -> Response:
     """List identities by pid."""
     page = await parts.read(parts.gallery.identities, prefix=query.prefix, limit=query.limit, cursor=query.cursor)
     return json_answer({"identities": [identity_out(one) for one in page.items], "next_cursor": page.next_cursor})
 
 
-@router.get(
-    "/gallery/identities/{pid:path}", dependencies=[READS, only(PageQuery)], response_model=IdentityAnswer, responses=SHOW_DOCS
-)
-async def show_identity(pid: Pid, query: Annotated[PageQuery, Query()], parts: PartsDep) -> Response:
+@router.get("/gallery/identities/{pid:path}", response_model=IdentityAnswer, responses=SHOW_DOCS)
+async def show_identity(pid: Pid, query: Annotated[PageQuery, Query()], parts: Annotated[Parts, reads(PageQuery)]) -> Response:
     """Show one identity and its entries, newest first."""
     identity = await parts.read(parts.gallery.identity, pid)
     page = await parts.read(parts.gallery.entries, pid=pid, limit=query.limit, cursor=query.cursor)
@@ -68,12 +67,11 @@ async def show_identity(pid: Pid, query: Annotated[PageQuery, Query()], parts: P
 
 @router.patch(
     "/gallery/identities/{pid:path}",
-    dependencies=[WRITES, only(NoQuery)],
     response_model=RenamedAnswer,
     responses=RENAME_DOCS,
     openapi_extra=RENAME_BODY,
 )
-async def rename_identity(request: Request, pid: Pid, parts: PartsDep) -> Response:
+async def rename_identity(request: Request, pid: Pid, parts: Annotated[Parts, writes(NoQuery)]) -> Response:
     """Rename an identity; onto one that stands only with `merge`, which makes one identity of both."""
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media != "application/json":
@@ -83,9 +81,7 @@ async def rename_identity(request: Request, pid: Pid, parts: PartsDep) -> Respon
     return json_answer(asdict(renamed))
 
 
-@router.delete(
-    "/gallery/identities/{pid:path}", dependencies=[WRITES, only(NoQuery)], response_model=ReceiptAnswer, responses=ERASE_DOCS
-)
-async def erase_identity(pid: Pid, parts: PartsDep) -> Response:
+@router.delete("/gallery/identities/{pid:path}", response_model=ReceiptAnswer, responses=ERASE_DOCS)
+async def erase_identity(pid: Pid, parts: Annotated[Parts, writes(NoQuery)]) -> Response:
     """Erase an identity everywhere, and say what went."""
     return json_answer(asdict(await parts.write(parts.gallery.delete_identity, pid)))

@@ -19,15 +19,7 @@ from service.errors import InvalidRequest, error_item
 from service.intake import read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded
-from service.routes.common import (
-    READS,
-    PartsDep,
-    all_failed,
-    failures,
-    model_header,
-    only,
-    unless_gone,
-)
+from service.routes.common import all_failed, failures, model_header, reads, unless_gone
 from service.routes.documents import EMBEDDING, MODEL_HEADER, SEARCHING, VECTORS, crop_body, link, refusals, success
 from service.routes.embed import refuse_fields
 from service.routes.examples import FOUND
@@ -35,7 +27,7 @@ from service.schemas import SearchAnswer
 from service.search_query import SearchByQuery, SearchQuery
 from service.vectors import from_text, pooled
 
-router = APIRouter(tags=["search"], dependencies=[READS])
+router = APIRouter(tags=["search"])
 GOOD = success(
     200,
     "The ranked matches, and whether the first may be believed.",
@@ -51,8 +43,8 @@ CROP_DOCS = refusals(*SEARCHING, *EMBEDDING) | GOOD
 Embedding = npt.NDArray[np.float32]
 
 
-@router.get("/search", dependencies=[only(SearchByQuery)], response_model=SearchAnswer, responses=BY_DOCS)
-async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -> Response:
+@router.get("/search", response_model=SearchAnswer, responses=BY_DOCS)
+async def search_by(query: Annotated[SearchByQuery, Query()], parts: Annotated[Parts, reads(SearchByQuery)]) -> Response:
     """Search by an enrolled entry (itself excluded) or by an embedding (base64url of D float32 or float16 values)."""
     if (query.entry_id is None) == (query.embedding is None):
         raise InvalidRequest("got both or neither of entry_id and embedding, wanted one; crops go to POST /search")
@@ -68,12 +60,13 @@ async def search_by(query: Annotated[SearchByQuery, Query()], parts: PartsDep) -
 
 @router.post(
     "/search",
-    dependencies=[only(SearchQuery)],
     response_model=SearchAnswer,
     responses=CROP_DOCS,
     openapi_extra=crop_body(),
 )
-async def search_crops(request: Request, query: Annotated[SearchQuery, Query()], parts: PartsDep) -> Response:
+async def search_crops(
+    request: Request, query: Annotated[SearchQuery, Query()], parts: Annotated[Parts, reads(SearchQuery)]
+) -> Response:
     """Search by a crop, or by several crops of one person: their embeddings are averaged."""
     check_threshold(parts, query)
     rerank_of(query)
@@ -82,7 +75,7 @@ async def search_crops(request: Request, query: Annotated[SearchQuery, Query()],
     require_crops(intake)
     refuse_fields(intake.fields)
     started = time.perf_counter()
-    with parts.pipeline.admit(len(intake.crops)) as room:
+    with parts.pipeline.admit(len(intake.crops), since=request.state.arrived_at) as room:
         outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room))
     embed_ms = ms_since(started)
     rejected = [

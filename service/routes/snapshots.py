@@ -3,7 +3,7 @@
 import base64
 import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
@@ -13,7 +13,8 @@ from gallery.errors import CorruptArchive, OutputExists
 from service import snapshots
 from service.answers import json_answer
 from service.errors import DeadlineExceeded, RangeNotSatisfiable, SnapshotNotFound, SnapshotUnderWay
-from service.routes.common import READS, WRITES, PartsDep, only
+from service.parts import Parts
+from service.routes.common import reads, writes
 from service.routes.documents import CHANGING, LISTING, STORED, WRITING, link, refusals, success
 from service.routes.examples import SNAPSHOT, SNAPSHOTS
 from service.schemas import NoQuery, SnapshotOut, SnapshotsAnswer
@@ -69,12 +70,11 @@ def snapshot_out(snapshot: Snapshot) -> dict[str, Any]:
 
 @router.post(
     "/gallery/snapshots",
-    dependencies=[WRITES, only(NoQuery)],
     status_code=201,
     response_model=SnapshotOut,
     responses=MAKE_DOCS,
 )
-async def make_snapshot(parts: PartsDep) -> Response:
+async def make_snapshot(parts: Annotated[Parts, writes(NoQuery)]) -> Response:
     """Make a snapshot of the whole gallery as it stands, durable when answered; searches go on, changes wait."""
     settings = parts.settings
     made = await parts.write(
@@ -83,8 +83,8 @@ async def make_snapshot(parts: PartsDep) -> Response:
     return json_answer(snapshot_out(made), status=201, headers={"Location": f"/gallery/snapshots/{made.path.name}"})
 
 
-@router.get("/gallery/snapshots", dependencies=[READS, only(NoQuery)], response_model=SnapshotsAnswer, responses=LIST_DOCS)
-async def list_snapshots(parts: PartsDep) -> Response:
+@router.get("/gallery/snapshots", response_model=SnapshotsAnswer, responses=LIST_DOCS)
+async def list_snapshots(parts: Annotated[Parts, reads(NoQuery)]) -> Response:
     """List snapshots, newest first."""
     found = await parts.read(snapshots.listed, parts.settings.snapshots)
     return json_answer({"snapshots": [snapshot_out(one) for one in found]})
@@ -93,12 +93,11 @@ async def list_snapshots(parts: PartsDep) -> Response:
 # A snapshot is everybody at once: vectors, pids and pictures. So a key that may only read does not take one away.
 @router.get(
     "/gallery/snapshots/{name}",
-    dependencies=[WRITES, only(NoQuery)],
     response_class=FileResponse,
     responses=DOWNLOAD_DOCS,
     openapi_extra={"parameters": [RANGE_HEADER]},
 )
-async def download_snapshot(request: Request, name: str, parts: PartsDep) -> Response:
+async def download_snapshot(request: Request, name: str, parts: Annotated[Parts, writes(NoQuery)]) -> Response:
     """Download a snapshot, or with `Range: bytes=N-` the rest of one; `python -m gallery restore` makes a gallery of it."""
     snapshot = await parts.read(snapshots.find, parts.settings.snapshots, name)
     check_range(request.headers.get("range"), snapshot.bytes)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import onnxruntime
 from fastapi import APIRouter, Request
@@ -17,7 +17,7 @@ from service.answers import error_answer, json_answer
 from service.errors import ModelNotReady, status_and_code
 from service.health import free_bytes, replaced
 from service.parts import Parts
-from service.routes.common import READS, PartsDep, model_header, only
+from service.routes.common import anyone, model_header, reads
 from service.routes.documents import MODEL_HEADER, OPEN, READING, meaning, refusal, refusals, success
 from service.routes.examples import ALIVE, MODEL, READY
 from service.schemas import LiveAnswer, ModelAnswer, NoQuery, ReadyAnswer
@@ -49,8 +49,8 @@ DISK_GONE = "the gallery's folder was removed or replaced, or its disk does not 
 log = logging.getLogger("service")
 
 
-@router.get("/model", dependencies=[READS, only(NoQuery)], response_model=ModelAnswer, responses=MODEL_DOCS)
-async def show_model(parts: PartsDep) -> Response:
+@router.get("/model", response_model=ModelAnswer, responses=MODEL_DOCS)
+async def show_model(parts: Annotated[Parts, reads(NoQuery)]) -> Response:
     """Show which model answers, what it was measured at, and what runs it."""
     return json_answer(model_out(parts), headers=model_header(parts))
 
@@ -69,14 +69,14 @@ def model_out(parts: Parts) -> dict[str, Any]:
     }
 
 
-@router.get("/livez", dependencies=[only(NoQuery)], response_model=LiveAnswer, responses=LIVE_DOCS)
+@router.get("/livez", dependencies=[anyone(NoQuery)], response_model=LiveAnswer, responses=LIVE_DOCS)
 async def livez() -> Response:
     """Answer while the process does."""
     return json_answer({"alive": True})
 
 
-@router.get("/readyz", dependencies=[only(NoQuery)], response_model=ReadyAnswer, responses=READY_DOCS)
-async def readyz(request: Request, parts: PartsDep) -> Response:
+@router.get("/readyz", response_model=ReadyAnswer, responses=READY_DOCS)
+async def readyz(request: Request, parts: Annotated[Parts, anyone(NoQuery)]) -> Response:
     """Answer 200 while crops can be embedded, found and enrolled, else 503 naming the part that cannot."""
     await parts.pipeline.recover()
     states, faults = await part_states(parts)
@@ -116,8 +116,8 @@ def files_of(parts: Parts) -> tuple[list[str], bool]:
     return replaced(parts.settings.model, parts.artefact), parts.gallery.is_ready
 
 
-@router.get("/metrics", dependencies=[READS, only(NoQuery)], response_class=Response, responses=METRICS_DOCS)
-async def metrics(parts: PartsDep) -> Response:
+@router.get("/metrics", response_class=Response, responses=METRICS_DOCS)
+async def metrics(parts: Annotated[Parts, reads(NoQuery)]) -> Response:
     """Show the metrics in Prometheus' text form; what the gallery cannot tell at once is NaN."""
     telemetry = parts.telemetry
     (entries, identities), free = await asyncio.gather(
@@ -127,7 +127,7 @@ async def metrics(parts: PartsDep) -> Response:
     telemetry.gallery_entries.set(entries)
     telemetry.gallery_identities.set(identities)
     telemetry.free_bytes.set(free)
-    telemetry.waiting.set(parts.pipeline.batcher.waiting)
+    telemetry.waiting.set(parts.pipeline.waiting)
     return Response(telemetry.text(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -135,6 +135,13 @@ def test_without_keys_on_loopback_another_name_is_refused(serving, fake, host):
     assert answer.status_code == 403 and "wanted localhost or a loopback address" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/", "/console/page.css", "/docs", "/livez", "/nowhere"])
+def test_no_path_is_answered_by_another_name(serving, fake, path):
+    answer = serving(embed=fake()).get(path, headers={"host": "evil.example"})
+    assert answer.status_code == 403 and answer.json()["error"]["code"] == "forbidden_origin"
+    assert answer.headers["x-request-id"] == answer.json()["error"]["request_id"]
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.9.9.9", "[::1]:8000"])
 def test_every_loopback_name_is_let_in(serving, fake, host):
     assert serving(embed=fake()).get("/gallery", headers={"host": host}).status_code == 200

@@ -11,11 +11,12 @@ import pytest
 import uvloop
 from pydantic import SecretStr
 
-from service.access import Access
+from service.access import Access, digest
 from service.app import create_app
 from service.doors import Doors, make_server
+from service.entrance import A_TURN, Entrance
 from service.errors import ModelNotReady
-from service.shedding import REST_S, Shedding
+from service.shedding import GAP_S, LONG_REST_S, REST_S, Shedding
 from service.telemetry import Telemetry
 
 DOORS = Doors(connections=1000, patience_s=20.0)
@@ -30,8 +31,8 @@ def gate_fixture():
 
 
 @asynccontextmanager
-async def full(settings, without, gate, pictures):
-    """A server whose one place is taken and whose runtime waits at the gate.
+async def full(settings, without, gate, pictures, *, queue_max=1, becomes=200):
+    """A server one of whose places is taken and whose runtime waits at the gate.
 
     Gives the application, a way to send a head, and the server's connections.
     """
@@ -40,7 +41,7 @@ async def full(settings, without, gate, pictures):
     def before(size):
         assert next(passes, False) or gate.wait(20)  # the first pass is the one at start-up
 
-    app = create_app(settings.model_copy(update={"queue_max": 1}), embed=without(before=before))
+    app = create_app(settings.model_copy(update={"queue_max": queue_max}), embed=without(before=before))
     server = make_server(app, doors=DOORS, drain_s=5, shed=Shedding(app))
     server.config.port, server.config.host = 0, "127.0.0.1"
     serving = asyncio.ensure_future(server.serve())
@@ -70,7 +71,7 @@ async def full(settings, without, gate, pictures):
             yield app, send, server.server_state.connections
             gate.set()
             for reader, _ in (running, waiting):
-                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+                assert (await reader.readuntil(b"\r\n")).startswith(f"HTTP/1.1 {becomes} ".encode())
     finally:
         gate.set()
         for writer in writers:
@@ -184,7 +185,7 @@ def test_a_connection_that_was_refused_is_closed_when_it_rests(settings, without
     assert run(main()) == b""
 
 
-def test_after_refusals_the_loop_rests_once_and_half_of_the_time_at_most(settings, without, gate, pictures, monkeypatch):
+def test_after_refusals_the_loop_rests_once_and_not_again_at_once(settings, without, gate, pictures, monkeypatch):
     async def main():
         async with full(settings, without, gate, pictures) as (app, send, _):
             rests, now = [], [100.0]
@@ -193,26 +194,40 @@ def test_after_refusals_the_loop_rests_once_and_half_of_the_time_at_most(setting
             monkeypatch.setattr("service.shedding.time", clock)
             refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
             counts = []
-            for at in (100.0, 100.0 + REST_S / 2, 100.0 + 2 * REST_S):
+            for at in (100.0, 100.0 + GAP_S / 2, 100.0 + 2 * GAP_S):
                 now[0] = at
                 reader, writer = await send(3 * refused + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert [(await answer_of(reader))[0] for _ in range(4)] == [503, 503, 503, 200]
                 counts.append(len(rests))
             return counts, set(rests)
 
-    assert run(main()) == ([1, 1, 2], {REST_S})
+    assert run(main()) == ([1, 1, 2], {LONG_REST_S})
+
+
+def head(path="/embed", method="POST", **headers):
+    """A scope as the server has it when a request's head is there."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "path": path, "method": method, "headers": raw, "client": None, "state": {}}
+
+
+def shedding_of(*, has_enough=lambda more: False, **pipeline):
+    """Shedding over a pipeline that does so."""
+    pipeline["entrance"] = Entrance(has_enough, patience_s=8)
+    access = Access((digest("full"),), (digest("reader"),), is_local=True)
+    parts = SimpleNamespace(pipeline=SimpleNamespace(**pipeline), access=access, telemetry=Telemetry())
+    return Shedding(SimpleNamespace(state=SimpleNamespace(parts=parts)))
 
 
 @pytest.mark.parametrize("is_behind", [True, False])
 def test_the_loop_rests_after_a_request_that_is_served_only_while_the_runtime_has_enough_to_do(is_behind):
-    rests = []
+    rests, begun = [], []
     batcher = SimpleNamespace(is_behind=is_behind, rest=rests.append)
-    pipeline = SimpleNamespace(check_room=lambda: None, batcher=batcher)
-    shed = Shedding(SimpleNamespace(state=SimpleNamespace(parts=SimpleNamespace(pipeline=pipeline))))
+    shed = shedding_of(check_room=lambda ahead: None, batcher=batcher)
 
     async def main():
-        assert shed({"path": "/embed", "method": "POST"}) is None
-        assert shed({"path": "/embed", "method": "GET"}) is None
+        assert shed(head(authorization="Bearer full"), lambda: begun.append("POST")) is None
+        assert shed(head(method="GET"), lambda: begun.append("GET")) is None
+        assert begun == ["POST", "GET"]
         await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -220,16 +235,101 @@ def test_the_loop_rests_after_a_request_that_is_served_only_while_the_runtime_ha
 
 
 def test_what_is_refused_because_the_runtime_hangs_gives_the_loop_no_rest():
-    def check_room():
+    def check_room(ahead):
         raise ModelNotReady("a forward pass has been running for 60 s")
 
-    pipeline = SimpleNamespace(check_room=check_room, batcher=None)
-    parts = SimpleNamespace(pipeline=pipeline, access=Access((), (), is_local=True), telemetry=Telemetry())
-    shed = Shedding(SimpleNamespace(state=SimpleNamespace(parts=parts)))
-    scope = {"type": "http", "path": "/embed", "method": "POST", "headers": [], "client": None}
+    shed = shedding_of(check_room=check_room, batcher=None)
 
     async def main():
-        return shed(scope)
+        return shed(head(authorization="Bearer full"), pytest.fail)
 
     answer = asyncio.run(main())
     assert answer.status == 503 and b"model_not_ready" in answer.body
+
+
+def test_of_those_that_come_together_as_many_are_let_in_as_find_room(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures, queue_max=2 * A_TURN + 1) as (app, _, _):  # and one waits already
+            shed, begun, answers = Shedding(app), [], []
+            for number in range(2 * A_TURN + 3):
+                answers.append(shed(head(host="localhost"), lambda number=number: begun.append(number)))
+            turns = [len(begun)]
+            for _ in range(3):
+                await asyncio.sleep(0)
+                turns.append(len(begun))
+            return answers, begun, turns
+
+    answers, begun, turns = run(main())
+    assert [getattr(answer, "status", None) for answer in answers] == [None] * 2 * A_TURN + [503] * 3
+    assert turns == [1, 1 + A_TURN, 2 * A_TURN, 2 * A_TURN] and begun == list(range(2 * A_TURN))
+
+
+def test_who_may_not_call_takes_nobodys_place():
+    seen = []
+    batcher = SimpleNamespace(is_behind=False)
+    shed = shedding_of(check_room=lambda ahead: seen.append(ahead), batcher=batcher)
+    begun = []
+
+    async def main():
+        for key, path in (("wrong", "/embed"), ("reader", "/gallery")):
+            for _ in range(2 * A_TURN):
+                assert shed(head(path, authorization=f"Bearer {key}"), lambda: begun.append("told so by its route")) is None
+        shed(head(authorization="Bearer reader"), lambda: begun.append("let in"))
+
+    asyncio.run(main())
+    assert seen == [0] and begun == 4 * A_TURN * ["told so by its route"] + ["let in"]
+
+
+def test_a_hundred_that_come_together_are_all_served(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures, queue_max=200) as (_, send, _):
+            body = pictures(2)
+            crop = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+            connections = [await send("") for _ in range(100)]
+            for connection in connections:
+                await send(crop.encode() + body, to=connection)
+            gate.set()
+            return [(await answer_of(reader))[0] for reader, _ in connections]
+
+    assert run(main()) == 100 * [200]
+
+
+def test_who_waits_to_be_begun_is_counted_and_served_in_turn(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures, queue_max=200) as (app, send, _):
+            pipeline = app.state.parts.pipeline
+            body = pictures(2)
+            crop = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+            connections = [await send(crop.encode() + body) for _ in range(100)]
+            while pipeline.batcher._passes.size + pipeline.waiting < 102:
+                await asyncio.sleep(0.001)
+            enough, late = pipeline.batcher.waiting, len(pipeline.entrance)
+            reader, _ = await send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            metrics = (await answer_of(reader))[2].decode()
+            connections.pop()[1].transport.abort()
+            while len(pipeline.entrance) == late:
+                await asyncio.sleep(0.001)
+            left = len(pipeline.entrance)
+            gate.set()
+            answers = [(await answer_of(reader))[0] for reader, _ in connections]
+            return enough, late, left, metrics, answers, app.state.telemetry.text().decode()
+
+    enough, late, left, metrics, answers, later = run(main())
+    assert 0 < enough < 60 and left == late - 1
+    assert f"reid_queue_crops {enough + late}.0" in metrics and answers == 99 * [200]
+    assert 'reid_requests_total{method="POST",route="/embed",status="499"} 1.0' in later
+
+
+def test_the_time_before_a_request_is_begun_counts(settings, without, gate, pictures):
+    async def main():
+        changed = settings.model_copy(update={"deadline_s": 1.0})
+        async with full(changed, without, gate, pictures, queue_max=200, becomes=504) as (_, send, _):
+            body = pictures(2)
+            crop = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+            began = time.monotonic()
+            connections = [await send(crop.encode() + body) for _ in range(100)]
+            statuses = {(await answer_of(reader))[0] for reader, _ in connections}
+            return statuses, time.monotonic() - began
+
+    statuses, took_s = run(main())
+    assert statuses == {504} and 0.9 < took_s < 1.7  # nobody's deadline began when it was begun, at 0.8 s
