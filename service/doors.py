@@ -127,9 +127,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Take in what came, unless it makes a head too long."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
-            self._wait_for_head()  # uvicorn stops its own clock for idle connections at any byte
         super().data_received(data)
+        if self.transport.is_closing():
+            return
+        # uvicorn stops its own clock for idle connections at any byte, and winds it up with an answer.
+        if (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None:
+            self._wait_for_head()
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:

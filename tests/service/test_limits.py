@@ -3,6 +3,7 @@
 import asyncio
 import struct
 import threading
+import time
 import zlib
 
 import httpx
@@ -189,6 +190,31 @@ def test_a_caller_who_hangs_up_takes_its_crops_off_the_queue(serving, without, p
         return waiting, answers[0]["status"]
 
     assert client.run(hang_up()) == (0, 499)
+
+
+def test_the_deadline_counts_from_the_arrival_that_the_server_noted(serving, fake, pictures):
+    client = serving(embed=fake())
+
+    async def call(*, seconds_ago):
+        body = asyncio.Queue()
+        body.put_nowait({"type": "http.request", "body": pictures(1), "more_body": False})
+        answers = []
+
+        async def send(message):
+            answers.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/embed",
+            "query_string": b"",
+            "headers": [(b"content-type", b"image/png")],
+            "state": {"arrived_at": time.monotonic() - seconds_ago},
+        }
+        await client.app(scope, body.get, send)
+        return answers[0]["status"]
+
+    assert client.run(call(seconds_ago=0)) == 200 and client.run(call(seconds_ago=1000)) == 504
 
 
 def test_only_a_disconnect_is_taken_for_a_hang_up():
