@@ -34,9 +34,9 @@ class Admission:
         self.waiting = 0  # places held
 
     @property
-    def before(self) -> int:
-        """Items that come before the first turn of whoever comes now."""
-        return self.waiting - sum(max(0, holder.held - self._turn) for holder in self._large)
+    def small(self) -> int:
+        """Places of those who are served in one turn; whoever holds more lets others in between."""
+        return self.waiting - sum(holder.held for holder in self._large)
 
     def check(self, count: int, *, running: int, ahead: int = 0) -> None:
         """Refuse what finds no room.

@@ -34,8 +34,8 @@ log = logging.getLogger("service")
 class Room(Generic[T, U]):
     """Places in the queue, held from admission until their items are taken or the caller leaves the `with` block."""
 
-    def __init__(self, batcher: "Batcher[T, U]", count: int, since: float) -> None:
-        self._batcher, self.since = batcher, since
+    def __init__(self, batcher: "Batcher[T, U]", count: int) -> None:
+        self._batcher = batcher
         self.held = count
 
     async def submit(self, items: Sequence[T]) -> list[U]:
@@ -83,7 +83,7 @@ class Batcher(Generic[T, U]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._batch_max, self._max_wait_s = clock, batch_max, max_wait_s
-        turn = max(1, batch_max // 2)
+        turn, self._enough = max(1, batch_max // 2), min(AHEAD * batch_max, queue_max)
         self._admission = Admission(batch_max=batch_max, queue_max=queue_max, longest_s=longest_s, turn=turn)
         self._turns: Turns[T, U] = Turns(turn)
         self._waiting_since = 0.0  # when an idle queue got its first job
@@ -136,8 +136,11 @@ class Batcher(Generic[T, U]):
         return self._turns.items >= OVERLAP * self._batch_max
 
     def has_enough(self, more: int) -> bool:
-        """Tell whether, with `more` single items, as much waits as the runtime takes before whoever comes now has a turn."""
-        return self._admission.before + more >= AHEAD * self._batch_max
+        """Tell whether, with `more` single items, so much waits that nobody with few is served sooner by coming now.
+
+        Of somebody with many items a turn comes before those who come later, and the rest behind them: they do not count.
+        """
+        return self._admission.small + more >= self._enough
 
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""
@@ -165,14 +168,10 @@ class Batcher(Generic[T, U]):
             raise Overloaded("the service is shutting down; send this elsewhere or later")
         self._admission.check(count, running=self._passes.size, ahead=ahead)
 
-    def admit(self, count: int, *, since: float | None = None) -> Room[T, U]:
-        """Hold `count` places in the queue, to be used in a `with` block; raises as check_room does.
-
-        Args:
-            since: when the request came, by the clock; None is now.
-        """
+    def admit(self, count: int) -> Room[T, U]:
+        """Hold `count` places in the queue, to be used in a `with` block; raises as check_room does."""
         self.check_room(count)
-        room = Room(self, count, self._clock() if since is None else since)
+        room = Room(self, count)
         self._admission.hold(room)
         return room
 
@@ -181,9 +180,10 @@ class Batcher(Generic[T, U]):
         if not items:
             future.set_result([])
             return future
+        now = self._clock()
         if not self._turns:
-            self._waiting_since = self._clock()
-        self._turns.add(Job(items, future, room.free, room.since))
+            self._waiting_since = now
+        self._turns.add(Job(items, future, room.free, now))
         self._changed.set()
         return future
 

@@ -89,7 +89,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, doors: Doors, refusals: Refusals, shed: Shed, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._shed = shed
-        self._begin: Begin | None = None  # of the last request that was not refused
+        self._let_in: tuple[RequestResponseCycle, Begin] | None = None  # the last request that was not refused
         self.logger = quiet  # uvicorn's warnings, one for each bad connection
         self._doors, self._refusals = doors, refusals
         self._timer: asyncio.TimerHandle | None = None
@@ -110,8 +110,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._stop_watching()
         super().connection_lost(exc)
-        if self._begin is not None:
-            self._shed.leave(self._begin)
+        if self._let_in is not None:
+            cycle, begin = self._let_in
+            self._let_in = None  # which holds this connection
+            cycle.disconnected = not cycle.response_complete  # uvicorn tells the last of several that came together
+            cycle.message_event.set()
+            self._shed.leave(begin)
 
     def pause_writing(self) -> None:
         """Begin to watch a reader who is slower than the answer comes: the answer is held in memory for as long."""
@@ -159,11 +163,11 @@ class GuardedProtocol(HttpToolsProtocol):
         # One by one, however many came together; and no more of them to a caller who reads none, for they would all be held.
         if self.pipeline or self.flow.write_paused:
             return begin()
-        self._begin = begin
+        self._let_in = cycle, begin
         answer = self._shed(cycle.scope, begin)
         if answer is None:
             return
-        self._begin = None
+        self._let_in = None
         headers = [*self.server_state.default_headers, *answer.headers]
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))

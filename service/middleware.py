@@ -33,9 +33,11 @@ class RequestTrail:
         request = Request(scope, receive)
         request_id = request.state.request_id = request_id_of(request.headers.get("x-request-id", ""))
         request.state.error_code = None
-        # When its head came, where the server has noted it: until it is begun it may have waited.
-        arrived_at = request.state.arrived_at = getattr(request.state, "arrived_at", time.monotonic())
-        status = 0
+        begun_at, status = time.monotonic(), 0
+        arrived_at = getattr(request.state, "arrived_at", begun_at)  # at the entrance, where the server has one
+        waited_s = request.state.waited_s = begun_at - arrived_at
+        if waited_s:
+            self.telemetry.entrance_seconds.observe(waited_s)
 
         async def send_signed(message: Message) -> None:
             nonlocal status

@@ -171,30 +171,30 @@ class Pipeline:
                 "if it never ends, restart the service"
             )
 
-    def admit(self, count: int, *, since: float | None = None) -> CropRoom:
+    def admit(self, count: int) -> CropRoom:
         """Hold places for the crops of one request, to be used in a `with` block.
-
-        Args:
-            since: when it came, by time.monotonic; its deadline counts from then. None is now.
 
         A single crop whose request awaits nothing since `check_room` finds the room that was seen there; reading a body awaits.
 
         Raises:
             Overloaded, TooManyCrops: at once, nothing decoded.
         """
-        return self.batcher.admit(count, since=since)
+        return self.batcher.admit(count)
 
-    async def embed(self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool = False) -> list[Embedded | ServiceError]:
+    async def embed(
+        self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool = False, waited_s: float = 0.0
+    ) -> list[Embedded | ServiceError]:
         """Embed the crops of one request; a crop that cannot be gives its error in its place.
 
         Args:
             room: as many places as there are crops.
             keep: also make the JPEG that is kept beside an enrolled entry.
+            waited_s: how much of the deadline is over.
 
         Raises:
             DeadlineExceeded, InferenceFailed: for the whole request.
         """
-        return await within(self._deadline_s, self._embed(raw, room, keep=keep), since=room.since)
+        return await within(self._deadline_s, self._embed(raw, room, keep=keep), waited_s=waited_s)
 
     async def _embed(self, raw: Sequence[RawCrop], room: CropRoom, *, keep: bool) -> list[Embedded | ServiceError]:
         with self._telemetry.traces.step("decode"):
@@ -238,10 +238,10 @@ def content_hash(raw: bytes | Pixels) -> str:
     return hashlib.sha256(repr(raw.shape).encode() + raw.tobytes()).hexdigest()
 
 
-async def within(deadline_s: float, work: Awaitable[T], *, since: float | None = None) -> T:
-    """Await `work` for at most deadline_s, from `since` on or from now; what it had queued is dropped when it takes longer."""
+async def within(deadline_s: float, work: Awaitable[T], *, waited_s: float = 0.0) -> T:
+    """Await `work` for what is left of deadline_s; what it had queued is dropped when it takes longer."""
     try:
-        async with asyncio.timeout(deadline_s if since is None else since + deadline_s - time.monotonic()):
+        async with asyncio.timeout(max(0.0, deadline_s - waited_s)):
             return await work
     except TimeoutError:
         raise DeadlineExceeded(f"not done within {deadline_s:g} s; try again, or send fewer crops") from None

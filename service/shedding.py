@@ -56,7 +56,8 @@ class Shedding:
         try:
             parts.pipeline.check_room(ahead=len(parts.pipeline.entrance))
         except (Overloaded, ModelNotReady) as error:
-            if isinstance(error, Overloaded):
+            batcher = parts.pipeline.batcher
+            if isinstance(error, Overloaded) and (batcher.is_behind or batcher.has_enough(0)):
                 self._rest_soon(parts, LONG_REST_S)
             return self._refuse(path, headers, error, parts, client=scope["client"])
         scope["state"]["arrived_at"] = time.monotonic()

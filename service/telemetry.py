@@ -35,6 +35,7 @@ class Telemetry:
         self.crops = Counter("reid_crops", "Crops by outcome.", ("outcome",), registry=registry)
         self._embedded, self._refused = (self.crops.labels(outcome) for outcome in ("embedded", "refused"))
         self.batch_size = Histogram("reid_batch_size", "Crops in one forward pass.", buckets=BATCH_BUCKETS, registry=registry)
+        self.entrance_seconds = self._seconds("reid_entrance_seconds", "Wait of a request with crops before it is begun.")
         self.queue_seconds = self._seconds("reid_queue_seconds", "Wait of a batch's oldest crop.")
         self.inference_seconds = self._seconds("reid_inference_seconds", "One forward pass.")
         self.decode_seconds = self._seconds("reid_decode_seconds", "Decoding and resizing one crop.")

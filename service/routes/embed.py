@@ -35,8 +35,8 @@ async def embed_crops(
     intake = await read_intake(request, parts.limits, parts.pipeline.helpers)
     require_crops(intake)
     refuse_fields(intake.fields)
-    with parts.pipeline.admit(len(intake.crops), since=request.state.arrived_at) as room:
-        outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room))
+    with parts.pipeline.admit(len(intake.crops)) as room:
+        outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room, waited_s=request.state.waited_s))
     results = [
         {"index": index, "embedding": encoded(outcome.embedding, query.encoding_format)}
         if isinstance(outcome, Embedded)

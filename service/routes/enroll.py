@@ -96,7 +96,7 @@ async def enroll(
         remembered = await parts.read(parts.gallery.recall, key, order.fingerprint)
         if remembered is not None:
             return created(parts, remembered, replayed=True)
-    outcomes = await unless_gone(request, outcomes_of(parts, order, since=request.state.arrived_at))
+    outcomes = await unless_gone(request, outcomes_of(parts, order, waited_s=request.state.waited_s))
     errors = failures(outcomes)
     if len(errors) == len(outcomes):
         return all_failed(request, parts, errors, {"results": shown(outcomes, [])})
@@ -192,12 +192,12 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-async def outcomes_of(parts: Parts, order: Order, *, since: float) -> list[Outcome]:
+async def outcomes_of(parts: Parts, order: Order, *, waited_s: float) -> list[Outcome]:
     """Make a new entry, or its error, of every crop or sent embedding."""
     if order.entries:
         return await parts.compute(entries_of, parts, order.entries)
-    with parts.pipeline.admit(len(order.crops), since=since) as room:
-        embedded = await parts.pipeline.embed(order.crops, room, keep=parts.settings.keep_crops)
+    with parts.pipeline.admit(len(order.crops)) as room:
+        embedded = await parts.pipeline.embed(order.crops, room, keep=parts.settings.keep_crops, waited_s=waited_s)
     return [
         labelled(parts, outcome, label) if isinstance(outcome, Embedded) else outcome
         for outcome, label in zip(embedded, order.labels, strict=True)

@@ -75,8 +75,8 @@ async def search_crops(
     require_crops(intake)
     refuse_fields(intake.fields)
     started = time.perf_counter()
-    with parts.pipeline.admit(len(intake.crops), since=request.state.arrived_at) as room:
-        outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room))
+    with parts.pipeline.admit(len(intake.crops)) as room:
+        outcomes = await unless_gone(request, parts.pipeline.embed(intake.crops, room, waited_s=request.state.waited_s))
     embed_ms = ms_since(started)
     rejected = [
         {"index": index, "error": error_item(outcome)}

@@ -1,6 +1,7 @@
 """Room and turns in the batcher's queue: who is let in, who comes next, who is told to come back."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -139,3 +140,15 @@ def test_the_runtime_is_behind_while_more_waits_than_it_is_given_at_once():
         return behind
 
     assert asyncio.run(main()) == [False, False, False, True, True, False]
+
+
+def test_few_crops_are_begun_however_many_large_requests_wait():
+    batcher = batcher_of(Gate(), queue_max=1000)
+    with contextlib.ExitStack() as rooms:
+        for _ in range(6):
+            rooms.enter_context(batcher.admit(60))
+        assert not batcher.has_enough(11) and batcher.has_enough(12)  # three batches of four
+        for _ in range(10):
+            rooms.enter_context(batcher.admit(1))
+        assert not batcher.has_enough(1) and batcher.has_enough(2)
+    assert not batcher.has_enough(0)

@@ -192,7 +192,7 @@ def test_a_caller_who_hangs_up_takes_its_crops_off_the_queue(serving, without, p
     assert client.run(hang_up()) == (0, 499)
 
 
-def test_the_deadline_counts_from_the_arrival_that_the_server_noted(serving, fake, pictures):
+def test_what_a_request_waited_to_be_begun_counts_for_its_deadline(serving, fake, pictures):
     client = serving(embed=fake())
 
     async def call(*, seconds_ago):

@@ -1,9 +1,11 @@
 """What is refused from a request's head alone: by the real server, over a socket, while the queue is full."""
 
 import asyncio
+import gc
 import json
 import threading
 import time
+import weakref
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -331,3 +333,24 @@ def test_who_waits_to_be_begun_is_told_when_it_takes_too_long(settings, without,
 
     statuses = run(main())
     assert 504 in statuses and statuses <= {503, 504}  # 503: begun after the runtime was seen to hang
+
+
+def test_a_connection_that_is_gone_leaves_nothing_to_collect(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send, connections):
+            before = set(connections)
+            reader, writer = await send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await answer_of(reader))[0] == 200
+            (gone,) = map(weakref.ref, set(connections) - before)
+            gc.disable()
+            try:
+                writer.close()
+                while connections != before:
+                    await asyncio.sleep(0.001)
+                for _ in range(100):  # what the loop itself still holds
+                    await asyncio.sleep(0.001)
+                return gone()
+            finally:
+                gc.enable()
+
+    assert run(main()) is None
