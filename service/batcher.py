@@ -83,7 +83,7 @@ class Batcher(Generic[T, U]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._batch_max, self._max_wait_s = clock, batch_max, max_wait_s
-        turn, self._enough = max(1, batch_max // 2), min(AHEAD * batch_max, queue_max)
+        turn, self._enough, self._queue_max = max(1, batch_max // 2), AHEAD * batch_max, queue_max
         self._admission = Admission(batch_max=batch_max, queue_max=queue_max, longest_s=longest_s, turn=turn)
         self._turns: Turns[T, U] = Turns(turn)
         self._waiting_since = 0.0  # when an idle queue got its first job
@@ -136,11 +136,12 @@ class Batcher(Generic[T, U]):
         return self._turns.items >= OVERLAP * self._batch_max
 
     def has_enough(self, more: int) -> bool:
-        """Tell whether, with `more` single items, so much waits that nobody with few is served sooner by coming now.
+        """Tell whether, with `more` single items, the queue is full or holds so much that nobody is served sooner by coming now.
 
         Of somebody with many items a turn comes before those who come later, and the rest behind them: they do not count.
         """
-        return self._admission.small + more >= self._enough
+        admission = self._admission
+        return admission.small + more >= self._enough or admission.waiting + more >= self._queue_max
 
     def stalled_s(self) -> float:
         """How long the batch that runs now has been running, or the queue has waited for one; 0 when there is nothing to do."""

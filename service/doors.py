@@ -47,7 +47,10 @@ class Shed(Protocol):
     def __call__(self, scope: Any, begin: Begin) -> Refused | None:
         """Refuse a request, or give None and see to it that it is begun."""
 
-    def leave(self, begin: Begin) -> None:
+    def let_in(self, scope: Any, begin: Begin) -> None:
+        """See to it that a request is begun, which cannot be refused here."""
+
+    def leave(self, scope: Any, begin: Begin) -> None:
         """Take note that the connection is gone of a request that may not have been begun."""
 
 
@@ -58,7 +61,9 @@ class LetIn:
         """Begin a request at once."""
         begin()
 
-    def leave(self, begin: Begin) -> None:
+    let_in = __call__
+
+    def leave(self, scope: Any, begin: Begin) -> None:
         """Do nothing, as every request was begun."""
 
 
@@ -115,7 +120,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._let_in = None  # which holds this connection
             cycle.disconnected = not cycle.response_complete  # uvicorn tells the last of several that came together
             cycle.message_event.set()
-            self._shed.leave(begin)
+            self._shed.leave(cycle.scope, begin)
 
     def pause_writing(self) -> None:
         """Begin to watch a reader who is slower than the answer comes: the answer is held in memory for as long."""
@@ -159,11 +164,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Begin to handle a request, or refuse it: here, where it is not handled at all, that takes a fifth of the time."""
+        self._unset_keepalive_if_required()  # which the answer to one before it may have wound up
         begin = partial(super()._start_asgi_task, cycle, app)
+        self._let_in = cycle, begin
         # One by one, however many came together; and no more of them to a caller who reads none, for they would all be held.
         if self.pipeline or self.flow.write_paused:
-            return begin()
-        self._let_in = cycle, begin
+            return self._shed.let_in(cycle.scope, begin)
         answer = self._shed(cycle.scope, begin)
         if answer is None:
             return

@@ -6,7 +6,6 @@ crops are decoded in a row. While the runtime has enough to do nobody is served 
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 
 A_TURN = 4  # requests begun in one turn of the event loop; each takes 0.3 ms of it and more
@@ -30,7 +29,6 @@ class Entrance:
     ) -> None:
         self._has_enough, self._patience_s, self._clock = has_enough, patience_s, clock
         self._waiting: dict[Begin, float] = {}  # since when, the oldest first
-        self._left: deque[Begin] = deque()  # whose callers have left
         self._begun = 0  # in this turn of the loop; their own tasks have not run yet
         self._is_due = False  # the next turn
         self._alarm: asyncio.TimerHandle | None = None  # when the oldest has waited long enough
@@ -47,15 +45,14 @@ class Entrance:
 
     def go_on(self) -> None:
         """Begin more in the next turn of the loop, where the runtime wants more."""
-        if (self._waiting or self._left) and not self._is_due:
+        if self._waiting and not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def leave(self, begin: Begin) -> None:
-        """Begin a request soon whose caller has left, which ends it; nothing happens where it was begun before."""
-        if self._waiting.pop(begin, None) is not None:
-            self._left.append(begin)
-            self.go_on()
+    def leave(self, begin: Begin) -> float | None:
+        """Drop a request whose caller has left; returns the seconds it has waited, None where it was begun before."""
+        since = self._waiting.pop(begin, None)
+        return None if since is None else self._clock() - since
 
     def _turn(self) -> None:
         self._is_due, self._begun = False, 0
@@ -70,8 +67,6 @@ class Entrance:
 
     def _next(self) -> Begin | None:
         """Take out whose turn it is, if it is anybody's."""
-        if self._left:
-            return self._left.popleft()
         if not self._waiting or (self._has_enough(self._begun) and not self._is_late()):
             return None
         begin = next(iter(self._waiting))

@@ -75,7 +75,11 @@ class Settings(BaseSettings):
         default=0.0, ge=0, le=1000, description="Wait for a fuller batch; 0 forms a batch whenever the runtime is free."
     )
     queue_max: int = Field(default=512, ge=1, description="Most crops waiting for the runtime; beyond it, 503 at once.")
-    deadline_s: float = Field(default=30.0, gt=0, description="Longest time of a request, but for the coming of its body, in seconds.")
+    deadline_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Longest time from a read body to its answer, in seconds, less what was waited before.",
+    )
     min_free_mb: float = Field(
         default=100.0, ge=0, description="Least megabytes free on the gallery's disk; below it, enrolling answers 507."
     )

@@ -17,8 +17,8 @@ from service.access import Access
 from service.answers import JSON, error_body, retry_after
 from service.doors import Refused
 from service.entrance import Begin
-from service.errors import ModelNotReady, Overloaded, ServiceError, status_and_code
-from service.middleware import request_id_of, signature
+from service.errors import ClientGone, ModelNotReady, Overloaded, ServiceError, status_and_code
+from service.middleware import new_request_id, request_id_of, signature
 from service.parts import Parts
 from service.refusals import Refusals
 
@@ -44,31 +44,56 @@ class Shedding:
 
     def __call__(self, scope: Scope, begin: Begin) -> Refused | None:
         """Look at one request, whose body may not have come."""
-        path: str = scope["path"]
-        if scope["method"] != "POST" or path not in WRITES:
+        headers = self._headers_of(scope)
+        if headers is None:
             begin()
             return None
         parts: Parts = self._app.state.parts
-        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}  # the first of each
-        if not may_call(path, headers, parts.access):
-            begin()
-            return None
+        batcher = parts.pipeline.batcher
         try:
             parts.pipeline.check_room(ahead=len(parts.pipeline.entrance))
         except (Overloaded, ModelNotReady) as error:
-            batcher = parts.pipeline.batcher
             if isinstance(error, Overloaded) and (batcher.is_behind or batcher.has_enough(0)):
                 self._rest_soon(parts, LONG_REST_S)
-            return self._refuse(path, headers, error, parts, client=scope["client"])
-        scope["state"]["arrived_at"] = time.monotonic()
-        parts.pipeline.entrance.let_in(begin)
-        if parts.pipeline.batcher.is_behind:
+            return self._refuse(scope["path"], headers, error, parts, client=scope["client"])
+        self._enter(scope, begin)
+        if batcher.is_behind:
             self._rest_soon(parts, REST_S)
         return None
 
-    def leave(self, begin: Begin) -> None:
-        """Take note that the caller has left of a request that may not have been begun."""
-        self._app.state.parts.pipeline.entrance.leave(begin)
+    def let_in(self, scope: Scope, begin: Begin) -> None:
+        """See to it that a request is begun; one that finds no room is begun at once, to be told so by its route."""
+        if self._headers_of(scope) is None or not self._has_room():
+            begin()
+        else:
+            self._enter(scope, begin)
+
+    def leave(self, scope: Scope, begin: Begin) -> None:
+        """Drop and count a request that waits to be begun and whose caller has left."""
+        parts: Parts = self._app.state.parts
+        waited_s = parts.pipeline.entrance.leave(begin)
+        if waited_s is not None:
+            self._note(scope["path"], ClientGone, parts, took_s=waited_s, client=scope["client"], request_id=new_request_id())
+
+    def _headers_of(self, scope: Scope) -> Headers | None:
+        """Give the headers of a request that brings crops, by somebody who may; None of any other."""
+        path: str = scope["path"]
+        if scope["method"] != "POST" or path not in WRITES:
+            return None
+        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}  # the first of each
+        return headers if may_call(path, headers, self._app.state.parts.access) else None
+
+    def _has_room(self) -> bool:
+        pipeline = self._app.state.parts.pipeline
+        try:
+            pipeline.check_room(ahead=len(pipeline.entrance))
+        except (Overloaded, ModelNotReady):
+            return False
+        return True
+
+    def _enter(self, scope: Scope, begin: Begin) -> None:
+        scope["state"]["arrived_at"] = time.monotonic()
+        self._app.state.parts.pipeline.entrance.let_in(begin)
 
     def _rest_soon(self, parts: Parts, limit_s: float) -> None:
         """After what has come by now, let the event loop rest until more has come, or the batch under way is done.
@@ -92,9 +117,15 @@ class Shedding:
         if isinstance(error, Overloaded):
             own.append((b"retry-after", retry_after(error).encode()))
         took_s = time.perf_counter() - started
+        self._note(path, type(error), parts, took_s=took_s, client=client, request_id=request_id)
+        return Refused(status, own, body)
+
+    def _note(
+        self, path: str, error: type[ServiceError], parts: Parts, *, took_s: float, client: object, request_id: str
+    ) -> None:
+        status, code = status_and_code(error)
         parts.telemetry.observe_request(method="POST", route=path, status=status, took_s=took_s, code=code)
         self._refusals.note(code, route=path, client=client, request_id=request_id)
-        return Refused(status, own, body)
 
 
 def may_call(path: str, headers: Headers, access: Access) -> bool:

@@ -152,3 +152,9 @@ def test_few_crops_are_begun_however_many_large_requests_wait():
             rooms.enter_context(batcher.admit(1))
         assert not batcher.has_enough(1) and batcher.has_enough(2)
     assert not batcher.has_enough(0)
+
+
+def test_nobody_is_begun_where_large_requests_leave_no_room():
+    batcher = batcher_of(Gate(), queue_max=80)
+    with batcher.admit(60), batcher.admit(4), batcher.admit(4), batcher.admit(4):  # more than a turn of two, all of them
+        assert not batcher.has_enough(7) and batcher.has_enough(8)

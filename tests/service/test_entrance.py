@@ -78,35 +78,19 @@ def test_while_the_runtime_has_enough_nobody_is_begun_and_then_as_many_as_it_wan
     assert asyncio.run(main()) == ([0, 1], MANY - 2)
 
 
-def test_who_has_left_is_begun_soon_and_once():
+def test_who_has_left_is_dropped_once_and_what_he_waited_is_told():
     async def main():
-        entrance, begun, begin = entrance_of(has_enough=lambda more: True)
+        clock, enough = Now(), True
+        entrance, begun, begin = entrance_of(has_enough=lambda more: enough, clock=clock)
         first, second = begin(1), begin(2)
-        entrance.leave(second)
-        entrance.leave(second)
-        assert begun == [] and len(entrance) == 1
+        clock.time += 3
+        assert (entrance.leave(second), entrance.leave(second), len(entrance)) == (3, None, 1)
+        enough = False
+        entrance.go_on()
         await asyncio.sleep(0)
-        assert begun == [2]
-        entrance.leave(first)
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert begun == [2, 1] and not len(entrance)
+        assert entrance.leave(first) is None and begun == [1]
 
     asyncio.run(main())
-
-
-def test_hundreds_who_leave_together_are_begun_a_few_a_turn():
-    async def main():
-        entrance, begun, begin = entrance_of(has_enough=lambda more: True)
-        for one in [begin(number) for number in range(MANY)]:
-            entrance.leave(one)
-        turns = []
-        while len(begun) < MANY:
-            await asyncio.sleep(0)
-            turns.append(len(begun))
-        return turns
-
-    assert asyncio.run(main()) == [A_TURN, 2 * A_TURN, MANY]
 
 
 def test_nobody_waits_for_ever_where_the_runtime_does_nothing():

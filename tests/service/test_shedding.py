@@ -322,17 +322,42 @@ def test_who_waits_to_be_begun_is_counted_and_served_in_turn(settings, without, 
     assert 'reid_requests_total{method="POST",route="/embed",status="499"} 1.0' in later
 
 
-def test_who_waits_to_be_begun_is_told_when_it_takes_too_long(settings, without, gate, pictures):
+def test_requests_sent_ahead_wait_at_the_entrance_too(settings, without, gate, pictures):
     async def main():
-        changed = settings.model_copy(update={"deadline_s": 1.0})
-        async with full(changed, without, gate, pictures, queue_max=200, becomes=504) as (_, send, _):
+        async with full(settings, without, gate, pictures, queue_max=200) as (app, send, _):
+            pipeline = app.state.parts.pipeline
             body = pictures(2)
             crop = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
-            connections = [await send(crop.encode() + body) for _ in range(100)]
-            return {(await answer_of(reader))[0] for reader, _ in connections}
+            connections = [await send(crop.encode() + body) for _ in range(80)]
+            while not pipeline.batcher.has_enough(0):
+                await asyncio.sleep(0.001)
+            held = pipeline.batcher.waiting
+            ahead = await send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + crop, to=None)
+            await send(body + crop.encode() + body + crop.encode() + body, to=ahead)
+            assert (await answer_of(ahead[0]))[0] == 200  # livez
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            waiting = pipeline.batcher.waiting
+            gate.set()
+            answers = [(await answer_of(ahead[0]))[0] for _ in range(3)]
+            answers += [(await answer_of(reader))[0] for reader, _ in connections]
+            return held, waiting, answers
 
-    statuses = run(main())
-    assert 504 in statuses and statuses <= {503, 504}  # 503: begun after the runtime was seen to hang
+    held, waiting, answers = run(main())
+    assert held == waiting and answers == 83 * [200]
+
+
+def test_a_refusal_just_before_does_not_end_a_request_that_is_served(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send, connections):
+            before = set(connections)
+            refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            reader, _ = await send(refused + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + refused[:20])
+            statuses = [(await answer_of(reader))[0] for _ in range(2)]
+            (one,) = set(connections) - before
+            return statuses, one._is_in_head
+
+    assert run(main()) == ([503, 200], True)
 
 
 def test_a_connection_that_is_gone_leaves_nothing_to_collect(settings, without, gate, pictures):
