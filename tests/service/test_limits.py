@@ -33,6 +33,18 @@ async def until(is_so):
             await asyncio.sleep(0)
 
 
+async def status_of_a_crop(app, receive, **scope):
+    """Post one crop whose body comes by `receive`, below the server; gives the answer's status."""
+    answers = []
+
+    async def send(message):
+        answers.append(message)
+
+    head = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": [(b"content-type", b"image/png")]}
+    await app({**head, **scope}, receive, send)
+    return answers[0]["status"]
+
+
 class Gate:
     """Lets a fake's forward passes through while it is open, and tells when one has entered."""
 
@@ -168,26 +180,13 @@ def test_a_caller_who_hangs_up_takes_its_crops_off_the_queue(serving, without, p
         await gate.until_entered()
         body = asyncio.Queue()
         body.put_nowait({"type": "http.request", "body": pictures(1), "more_body": False})
-        answers = []
-
-        async def send(message):
-            answers.append(message)
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/embed",
-            "query_string": b"",
-            "headers": [(b"content-type", b"image/png")],
-        }
-        leaving = asyncio.ensure_future(client.app(scope, body.get, send))
+        leaving = asyncio.ensure_future(status_of_a_crop(client.app, body.get))
         await until(lambda: batcher.waiting)
         body.put_nowait({"type": "http.disconnect"})
-        await leaving
-        waiting = batcher.waiting
+        status, waiting = await leaving, batcher.waiting
         gate.open.set()
         await running
-        return waiting, answers[0]["status"]
+        return waiting, status
 
     assert client.run(hang_up()) == (0, 499)
 
@@ -198,21 +197,7 @@ def test_what_a_request_waited_to_be_begun_counts_for_its_deadline(serving, fake
     async def call(*, seconds_ago):
         body = asyncio.Queue()
         body.put_nowait({"type": "http.request", "body": pictures(1), "more_body": False})
-        answers = []
-
-        async def send(message):
-            answers.append(message)
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/embed",
-            "query_string": b"",
-            "headers": [(b"content-type", b"image/png")],
-            "state": {"arrived_at": time.monotonic() - seconds_ago},
-        }
-        await client.app(scope, body.get, send)
-        return answers[0]["status"]
+        return await status_of_a_crop(client.app, body.get, state={"arrived_at": time.monotonic() - seconds_ago})
 
     assert client.run(call(seconds_ago=0)) == 200 and client.run(call(seconds_ago=1000)) == 504
 
@@ -235,23 +220,11 @@ def test_a_caller_who_hangs_up_while_sending_is_noticed(serving, fake):
 
     async def half_a_body():
         messages = iter([{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}])
-        answers = []
 
         async def receive():
             return next(messages)
 
-        async def send(message):
-            answers.append(message)
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/embed",
-            "query_string": b"",
-            "headers": [(b"content-type", b"image/png")],
-        }
-        await client.app(scope, receive, send)
-        return answers[0]["status"]
+        return await status_of_a_crop(client.app, receive)
 
     assert client.run(half_a_body()) == 499
 

@@ -58,16 +58,14 @@ async def full(settings, without, gate, pictures, *, queue_max=1, becomes=200):
         writer.write(request if isinstance(request, bytes) else request.encode())
         return reader, writer
 
-    body = pictures(1)
-    head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer full\r\nContent-Type: image/png\r\n"
-    crop = f"{head}Content-Length: {len(body)}\r\n\r\n"
+    crop = post_of(pictures(1))
     try:
         async with asyncio.timeout(20):
             batcher = app.state.parts.pipeline.batcher
-            running = await send(crop.encode() + body)
+            running = await send(crop)
             while not batcher._passes.size:
                 await asyncio.sleep(0.001)
-            waiting = await send(crop.encode() + body)
+            waiting = await send(crop)
             while not batcher.waiting:
                 await asyncio.sleep(0.001)
             yield app, send, server.server_state.connections
@@ -80,6 +78,12 @@ async def full(settings, without, gate, pictures, *, queue_max=1, becomes=200):
             writer.close()
         server.should_exit = True
         await serving
+
+
+def post_of(body):
+    """A request to embed one crop."""
+    lines = ("POST /embed HTTP/1.1", "Host: localhost", "Authorization: Bearer full", "Content-Type: image/png")
+    return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
 
 
 async def answer_of(reader):
@@ -285,11 +289,10 @@ def test_who_may_not_call_takes_nobodys_place():
 def test_a_hundred_that_come_together_are_all_served(settings, without, gate, pictures):
     async def main():
         async with full(settings, without, gate, pictures, queue_max=200) as (_, send, _):
-            body = pictures(2)
-            crop = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+            crop = post_of(pictures(2))
             connections = [await send("") for _ in range(100)]
             for connection in connections:
-                await send(crop.encode() + body, to=connection)
+                await send(crop, to=connection)
             gate.set()
             return [(await answer_of(reader))[0] for reader, _ in connections]
 
@@ -300,9 +303,8 @@ def test_who_waits_to_be_begun_is_counted_and_served_in_turn(settings, without, 
     async def main():
         async with full(settings, without, gate, pictures, queue_max=200) as (app, send, _):
             pipeline = app.state.parts.pipeline
-            body = pictures(2)
-            crop = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
-            connections = [await send(crop.encode() + body) for _ in range(100)]
+            crop = post_of(pictures(2))
+            connections = [await send(crop) for _ in range(100)]
             while pipeline.batcher._passes.size + pipeline.waiting < 102:
                 await asyncio.sleep(0.001)
             enough, late = pipeline.batcher.waiting, len(pipeline.entrance)
@@ -326,14 +328,12 @@ def test_requests_sent_ahead_wait_at_the_entrance_too(settings, without, gate, p
     async def main():
         async with full(settings, without, gate, pictures, queue_max=200) as (app, send, _):
             pipeline = app.state.parts.pipeline
-            body = pictures(2)
-            crop = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
-            connections = [await send(crop.encode() + body) for _ in range(80)]
+            crop = post_of(pictures(2))
+            connections = [await send(crop) for _ in range(80)]
             while not pipeline.batcher.has_enough(0):
                 await asyncio.sleep(0.001)
             held = pipeline.batcher.waiting
-            ahead = await send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + crop, to=None)
-            await send(body + crop.encode() + body + crop.encode() + body, to=ahead)
+            ahead = await send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + 3 * crop)
             assert (await answer_of(ahead[0]))[0] == 200  # livez
             for _ in range(50):
                 await asyncio.sleep(0.001)
