@@ -33,8 +33,8 @@ from benchmarks.bad_clients import crowd
 from benchmarks.end_to_end import running_service
 from benchmarks.http import jpegs
 from benchmarks.ledger import machine
-from service.doors import connection_limit
 from service.errors import ServiceError
+from service.server import connection_limit
 
 CLIENTS = 32
 GOOD_CLIENTS = 4

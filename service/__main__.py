@@ -13,11 +13,12 @@ from gallery.errors import GalleryError
 from service.access import read_access
 from service.app import create_app
 from service.calibration import find_calibration
-from service.doors import Doors, connection_limit, make_server
+from service.doors import Doors
 from service.embedder import granted_cores, one_line
 from service.errors import ServiceError, SettingRefused
 from service.memory import collect_rarely, share_heaps
 from service.parts import open_embedder, open_gallery
+from service.server import connection_limit, make_server
 from service.settings import Settings, describe_settings, given_names, read_settings, unknown_settings
 from service.shedding import Shedding
 from service.telemetry import configure_logging

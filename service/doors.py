@@ -1,19 +1,15 @@
-"""The server under the application: uvicorn, with the limits on connections and on requests' heads that it lacks."""
+"""One connection of the server: uvicorn's, with the limits on connections and on requests' heads that it lacks."""
 
 import asyncio
 import fcntl
 import http
 import logging
-import resource
-import socket
 import sys
 import termios
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import uvicorn
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -24,9 +20,6 @@ from service.receiving import SLOWEST_BYTES_S
 from service.refusals import Refusals
 
 HEAD_BYTES = 65_536  # an embedding of 2048 floats in a URL takes 11,000
-FILES_KEPT = 256  # descriptors that connections leave to the gallery, to snapshots and to libraries
-MOST_CONNECTIONS = 20_000
-LISTENERS = 16  # libuv takes one connection from each a turn of the loop, and a busy loop has a hundred turns a second
 READ_SHARE = 0.5  # of SLOWEST_BYTES_S is enough in a single window: the kernels of both sides take in and free in steps
 
 log = logging.getLogger("service")
@@ -239,70 +232,3 @@ def unread_bytes(transport: asyncio.Transport) -> int:
         return waiting
     queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     return waiting + int.from_bytes(queued, sys.byteorder)
-
-
-def connection_limit() -> int:
-    """Let the process open as many files as it may, and give the most connections that leave some to others."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_CONNECTIONS + FILES_KEPT
-    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return max(1, wanted - FILES_KEPT)
-
-
-class GuardedServer(uvicorn.Server):
-    """A server that takes in many connections a turn, and gives TLS handshakes no more time than heads (asyncio: a minute)."""
-
-    def __init__(self, config: uvicorn.Config, *, doors: Doors) -> None:
-        super().__init__(config)
-        self._doors = doors
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
-        if sockets is not None:
-            sockets = [*sockets, *(one.dup() for one in sockets for _ in range(LISTENERS - 1))]
-        loop = asyncio.get_running_loop()
-        if self.config.ssl is None:
-            return await super().startup(sockets)
-        limited = partial(loop.create_server, ssl_handshake_timeout=self._doors.patience_s)
-        loop.create_server = limited  # type: ignore[method-assign]  # for as long as uvicorn calls it
-        try:
-            await super().startup(sockets)
-        finally:
-            del loop.create_server
-
-
-def make_server(
-    app: Any,
-    *,
-    doors: Doors,
-    drain_s: float,
-    on_refusal: Callable[[str], None] = lambda code: None,
-    shed: Shed = LET_IN,
-    **tls: Any,
-) -> uvicorn.Server:
-    """Build the server of one process.
-
-    Args:
-        app: the ASGI application.
-        doors: limits of connections.
-        drain_s: how long answers under way are waited for at the end.
-        on_refusal: told the code of everything that is refused before the application sees it.
-        shed: decides from a request's head alone, before the application sees it.
-        tls: uvicorn's options of HTTPS.
-    """
-    refusals = Refusals("refused connections", on_refusal)
-    quiet.setLevel(logging.ERROR)
-    config = uvicorn.Config(
-        app,
-        # A maker of protocols is all that is needed.
-        http=partial(GuardedProtocol, doors=doors, refusals=refusals, shed=shed),  # type: ignore[arg-type]
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=int(drain_s),
-        **tls,
-    )
-    return GuardedServer(config, doors=doors)

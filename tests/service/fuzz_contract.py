@@ -19,7 +19,8 @@ from pydantic import SecretStr
 
 from service.__main__ import listen
 from service.app import create_app
-from service.doors import Doors, make_server
+from service.doors import Doors
+from service.server import make_server
 from service.settings import Settings
 from tests.service.conftest import FakeEmbedder
 

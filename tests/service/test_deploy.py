@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.__main__ import DRAIN_EXTRA_S
-from service.doors import FILES_KEPT, MOST_CONNECTIONS
+from service.server import FILES_KEPT, MOST_CONNECTIONS
 from service.settings import Settings, unknown_settings
 from service.telemetry import Telemetry
 

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from service.doors import FILES_KEPT, Doors, connection_limit, make_server, unread_bytes
+from service.doors import Doors, unread_bytes
 from service.refusals import Refusals
+from service.server import FILES_KEPT, connection_limit, make_server
 
 PATIENT = Doors(connections=100, patience_s=20.0)
 HASTY = Doors(connections=100, patience_s=0.1)

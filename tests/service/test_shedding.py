@@ -15,9 +15,10 @@ from pydantic import SecretStr
 
 from service.access import Access, digest
 from service.app import create_app
-from service.doors import Doors, make_server
+from service.doors import Doors
 from service.entrance import A_TURN, Entrance
 from service.errors import ModelNotReady
+from service.server import make_server
 from service.shedding import GAP_S, LONG_REST_S, REST_S, Shedding
 from service.telemetry import Telemetry
 
