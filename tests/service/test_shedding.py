@@ -348,17 +348,23 @@ def test_requests_sent_ahead_wait_at_the_entrance_too(settings, without, gate, p
     assert held == waiting and answers == 83 * [200]
 
 
-def test_a_refusal_just_before_does_not_end_a_request_that_is_served(settings, without, gate, pictures):
+def test_a_refusal_just_before_does_not_end_a_request_that_is_served(settings, without, gate, pictures, monkeypatch):
     async def main():
-        async with full(settings, without, gate, pictures) as (_, send, connections):
-            before = set(connections)
+        async with full(settings, without, gate, pictures) as (app, send, connections):
+            before, gallery, is_asked = set(connections), app.state.parts.gallery, threading.Event()
+            stats = gallery.stats
+            monkeypatch.setattr(gallery, "stats", lambda: (is_asked.set(), gate.wait(20), stats())[2])
             refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
-            reader, _ = await send(refused + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + refused[:20])
-            statuses = [(await answer_of(reader))[0] for _ in range(2)]
+            reader, _ = await send(refused + "GET /gallery/stats HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            statuses = [(await answer_of(reader))[0]]
+            while not is_asked.is_set():
+                await asyncio.sleep(0.001)
             (one,) = set(connections) - before
-            return statuses, one._is_in_head
+            clock = one.timeout_keep_alive_task
+            gate.set()
+            return [*statuses, (await answer_of(reader))[0]], clock
 
-    assert run(main()) == ([503, 200], True)
+    assert run(main()) == ([503, 200], None)
 
 
 def test_a_connection_that_is_gone_leaves_nothing_to_collect(settings, without, gate, pictures):
