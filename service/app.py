@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from gallery.local import LocalGallery
 from service.answers import install_error_handlers
 from service.calibration import Calibration, find_calibration
+from service.direct import Direct
 from service.embedder import Embeds
 from service.memory import keep_trimmed
 from service.middleware import RequestTrail, SameOrigin
@@ -33,6 +34,7 @@ ROUTERS = (
     status.router,
     console.router,
 )
+DIRECT = (embed.router, search.router, enroll.router)
 
 
 def create_app(
@@ -98,6 +100,7 @@ def create_app(
 def add_layers(app: FastAPI, settings: Settings, telemetry: Telemetry) -> None:
     """Put around the application what every request goes through, the innermost first."""
     reception = Reception(held_bytes=settings.max_bodies_bytes, patience_s=settings.receive_s)
+    app.add_middleware(Direct, routers=DIRECT)
     app.add_middleware(Receiving, telemetry=telemetry, limits=reception)
     app.add_middleware(SameOrigin)
     app.add_middleware(RequestTrail, telemetry=telemetry)

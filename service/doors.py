@@ -6,6 +6,7 @@ import http
 import logging
 import sys
 import termios
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -37,11 +38,11 @@ class Refused(NamedTuple):
 class Shed(Protocol):
     """Decides from a request's head alone."""
 
-    def __call__(self, scope: Any, begin: Begin) -> Refused | None:
-        """Refuse a request, or give None and see to it that it is begun."""
+    def refuse(self, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], client: object) -> Refused | None:
+        """Refuse a request, before there is anything of it but its head, or give None."""
 
     def let_in(self, scope: Any, begin: Begin) -> None:
-        """See to it that a request is begun, which cannot be refused here."""
+        """See to it that a request is begun that was not refused, or could not be."""
 
     def leave(self, scope: Any, begin: Begin) -> None:
         """Take note that the connection is gone of a request that may not have been begun."""
@@ -50,17 +51,25 @@ class Shed(Protocol):
 class LetIn:
     """Refuses nothing."""
 
-    def __call__(self, scope: Any, begin: Begin) -> None:
+    def refuse(self, *_: object) -> None:
+        """Do nothing."""
+
+    def let_in(self, scope: Any, begin: Begin) -> None:
         """Begin a request at once."""
         begin()
-
-    let_in = __call__
 
     def leave(self, scope: Any, begin: Begin) -> None:
         """Do nothing, as every request was begun."""
 
 
 LET_IN = LetIn()
+
+
+class Answered:
+    """Stands where uvicorn keeps a request that it handles: one that has been answered, and whose body is dropped as it comes."""
+
+    response_complete = True
+    message_event = asyncio.Event()  # for whoever awaits more of it, which is nobody
 
 
 @dataclass(frozen=True)
@@ -150,30 +159,34 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Stop waiting: from here on the application has the limits."""
+        """Stop waiting, and refuse the request or hand it on: from here on the application has the limits."""
         self._is_in_head = False
         self._stop_waiting()
+        # One by one, however many came together; and no more of them to a caller who reads none, for they would all be held.
+        if (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused:
+            answer = self._shed.refuse(self.parser.get_method(), self.url, self.headers, self.client)
+            if answer is not None:
+                return self._answer(answer)
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Begin to handle a request, or refuse it: here, where it is not handled at all, that takes a fifth of the time."""
+        """Let a request in that was not refused."""
         self._unset_keepalive_if_required()  # which the answer to one before it may have wound up
         begin = partial(super()._start_asgi_task, cycle, app)
         self._let_in = cycle, begin
-        # One by one, however many came together; and no more of them to a caller who reads none, for they would all be held.
-        if self.pipeline or self.flow.write_paused:
-            return self._shed.let_in(cycle.scope, begin)
-        answer = self._shed(cycle.scope, begin)
-        if answer is None:
-            return
-        self._let_in = None
+        self._shed.let_in(cycle.scope, begin)
+
+    def _answer(self, answer: Refused) -> None:
+        """Refuse the request whose head has come: here, where it is not handled at all, that takes a tenth of the time."""
+        self._unset_keepalive_if_required()
+        self.cycle = Answered  # type: ignore[assignment]
+        is_last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
         headers = [*self.server_state.default_headers, *answer.headers]
-        if not cycle.keep_alive:
+        if is_last:
             headers.append((b"connection", b"close"))
-        head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[answer.status] + head + b"\r\n" + answer.body)
-        cycle.response_complete = True  # whatever comes of the body is dropped
-        if not cycle.keep_alive:
+        head = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, answer.body))
+        if is_last:
             self.transport.close()
         self.on_response_complete()
 

@@ -8,7 +8,8 @@ the ones that any other server reaches.
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from fastapi import FastAPI
 from starlette.types import Scope
@@ -20,6 +21,7 @@ from service.entrance import Begin
 from service.errors import ClientGone, ModelNotReady, Overloaded, ServiceError, status_and_code
 from service.middleware import new_request_id, request_id_of, signature
 from service.parts import Parts
+from service.pipeline import Pipeline
 from service.refusals import Refusals
 
 REST_S = 0.005  # of the event loop, while the runtime has enough to do
@@ -28,10 +30,20 @@ GAP_S = 0.005  # between two rests
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
 
 Headers = Mapping[bytes, str]  # by lower-case name
+CONTENT_TYPE = (b"content-type", JSON.encode())
+
+
+class Reason(NamedTuple):
+    """Why requests are refused, and the headers that say more of it."""
+
+    status: int
+    code: str
+    message: str
+    headers: list[tuple[bytes, bytes]]
 
 
 class Shedding:
-    """Tells of every request, from its head, how it is refused; None where it is not, and is begun.
+    """Refuses requests from their heads, and begins those that it does not refuse.
 
     Who may not call at all is left to the routes, which say so. What is refused is counted like any other answer; the log tells
     of all that were refused in a second together.
@@ -41,59 +53,60 @@ class Shedding:
         self._app = app
         self._refusals = Refusals("refused requests")
         self._rested_at = -math.inf  # infinite while a rest is due
+        self._looked_at = -math.inf
+        self._reason: Reason | None = None  # what was seen then
 
-    def __call__(self, scope: Scope, begin: Begin) -> Refused | None:
+    def refuse(self, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], client: object) -> Refused | None:
         """Look at one request, whose body may not have come."""
-        headers = self._headers_of(scope)
-        if headers is None:
-            begin()
-            return None
+        path, first = url.partition(b"?")[0].decode("latin-1"), first_of(headers)
         parts: Parts = self._app.state.parts
-        batcher = parts.pipeline.batcher
-        try:
-            parts.pipeline.check_room(ahead=len(parts.pipeline.entrance))
-        except (Overloaded, ModelNotReady) as error:
-            if isinstance(error, Overloaded) and (batcher.is_behind or batcher.has_enough(0)):
-                self._rest_soon(parts, LONG_REST_S)
-            return self._refuse(scope["path"], headers, error, parts, client=scope["client"])
-        self._enter(scope, begin)
-        if batcher.is_behind:
-            self._rest_soon(parts, REST_S)
-        return None
+        if method != b"POST" or not may_call(path, first, parts.access):
+            return None
+        now = asyncio.get_running_loop().time()
+        if self._reason is None or now != self._looked_at:  # uvloop's clock stands still for a turn, in which many may come
+            self._looked_at, self._reason = now, self._look(parts)
+        if self._reason is None:
+            return None
+        request_id = request_id_of(first.get(b"x-request-id", ""))
+        status, code, message, own = self._reason
+        body = error_body(code=code, message=message, request_id=request_id)
+        parts.telemetry.count_refused(route=path, status=status, code=code)
+        self._refusals.note(code, route=path, client=client, request_id=request_id)
+        return Refused(status, [*own, (b"content-length", b"%d" % len(body)), *signature(request_id)], body)
 
     def let_in(self, scope: Scope, begin: Begin) -> None:
         """See to it that a request is begun; one that finds no room is begun at once, to be told so by its route."""
-        if self._headers_of(scope) is None or not self._has_room():
-            begin()
-        else:
-            self._enter(scope, begin)
+        parts: Parts = self._app.state.parts
+        may_wait = scope["method"] == "POST" and may_call(scope["path"], first_of(scope["headers"]), parts.access)
+        if not may_wait or not has_room(parts.pipeline):
+            return begin()
+        scope["state"]["arrived_at"] = time.monotonic()
+        parts.pipeline.entrance.let_in(begin)
+        if parts.pipeline.batcher.is_behind:
+            self._rest_soon(parts, REST_S)
 
     def leave(self, scope: Scope, begin: Begin) -> None:
         """Drop and count a request that waits to be begun and whose caller has left."""
         parts: Parts = self._app.state.parts
-        waited_s = parts.pipeline.entrance.leave(begin)
-        if waited_s is not None:
-            self._note(scope["path"], ClientGone, parts, took_s=waited_s, client=scope["client"], request_id=new_request_id())
+        took_s = parts.pipeline.entrance.leave(begin)
+        if took_s is not None:
+            path, (status, code) = scope["path"], status_and_code(ClientGone)
+            parts.telemetry.observe_request(method="POST", route=path, status=status, took_s=took_s, code=code)
+            self._refusals.note(code, route=path, client=scope["client"], request_id=new_request_id())
 
-    def _headers_of(self, scope: Scope) -> Headers | None:
-        """Give the headers of a request that brings crops, by somebody who may; None of any other."""
-        path: str = scope["path"]
-        if scope["method"] != "POST" or path not in WRITES:
-            return None
-        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}  # the first of each
-        return headers if may_call(path, headers, self._app.state.parts.access) else None
-
-    def _has_room(self) -> bool:
-        pipeline = self._app.state.parts.pipeline
+    def _look(self, parts: Parts) -> Reason | None:
+        """Tell why one who comes now is refused, if he is, and let the loop rest where that is best."""
+        pipeline = parts.pipeline
         try:
             pipeline.check_room(ahead=len(pipeline.entrance))
-        except (Overloaded, ModelNotReady):
-            return False
-        return True
-
-    def _enter(self, scope: Scope, begin: Begin) -> None:
-        scope["state"]["arrived_at"] = time.monotonic()
-        self._app.state.parts.pipeline.entrance.let_in(begin)
+        except ModelNotReady as error:
+            return Reason(*status_and_code(ModelNotReady), str(error), [CONTENT_TYPE])
+        except Overloaded as error:
+            if pipeline.batcher.is_behind or pipeline.batcher.has_enough(0):
+                self._rest_soon(parts, LONG_REST_S)
+            headers = [CONTENT_TYPE, (b"retry-after", retry_after(error).encode())]
+            return Reason(*status_and_code(Overloaded), str(error), headers)
+        return None
 
     def _rest_soon(self, parts: Parts, limit_s: float) -> None:
         """After what has come by now, let the event loop rest until more has come, or the batch under way is done.
@@ -109,30 +122,28 @@ class Shedding:
         parts.pipeline.batcher.rest(limit_s)
         self._rested_at = time.monotonic()
 
-    def _refuse(self, path: str, headers: Headers, error: Overloaded | ModelNotReady, parts: Parts, *, client: object) -> Refused:
-        started, request_id = time.perf_counter(), request_id_of(headers.get(b"x-request-id", ""))
-        status, code = status_and_code(type(error))
-        body = error_body(code=code, message=str(error), request_id=request_id)
-        own = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body)), *signature(request_id)]
-        if isinstance(error, Overloaded):
-            own.append((b"retry-after", retry_after(error).encode()))
-        took_s = time.perf_counter() - started
-        self._note(path, type(error), parts, took_s=took_s, client=client, request_id=request_id)
-        return Refused(status, own, body)
 
-    def _note(
-        self, path: str, error: type[ServiceError], parts: Parts, *, took_s: float, client: object, request_id: str
-    ) -> None:
-        status, code = status_and_code(error)
-        parts.telemetry.observe_request(method="POST", route=path, status=status, took_s=took_s, code=code)
-        self._refusals.note(code, route=path, client=client, request_id=request_id)
+def first_of(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """Give the first header of each name."""
+    return {name: value.decode("latin-1") for name, value in reversed(headers)}
 
 
 def may_call(path: str, headers: Headers, access: Access) -> bool:
-    """Tell whether a request's key and origin are those of somebody who may make this call."""
+    """Tell whether a request with crops comes from somebody who may send it, by key and origin; of all others, no."""
+    if path not in WRITES:
+        return False
     try:
         access.check(headers.get(b"authorization"), writes=WRITES[path])
         access.check_origin(origin=headers.get(b"origin"), host=headers.get(b"host"), is_change=True)
     except ServiceError:
+        return False
+    return True
+
+
+def has_room(pipeline: Pipeline) -> bool:
+    """Tell whether a request with one crop would find room behind all who were let in."""
+    try:
+        pipeline.check_room(ahead=len(pipeline.entrance))
+    except (Overloaded, ModelNotReady):
         return False
     return True
