@@ -4,7 +4,8 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,12 +137,25 @@ def offered(request: Request) -> list[str]:
     ]
 
 
+Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
+HANDLERS: dict[type[Exception], Handler] = {
+    **dict.fromkeys(DOMAIN_ERRORS, domain_error),
+    RequestValidationError: validation_error,
+    HTTPException: http_error,
+}
+EXPECTED = tuple(HANDLERS)
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Route every expected error of `app` to its answer; unexpected ones are the middleware's.
 
     The handlers are coroutines: plain functions would each wait for a thread, just when all of them have too much to do.
     """
-    for error_class in DOMAIN_ERRORS:
-        app.add_exception_handler(error_class, domain_error)
-    app.add_exception_handler(RequestValidationError, validation_error)
-    app.add_exception_handler(HTTPException, http_error)
+    for error_class, handler in HANDLERS.items():
+        app.add_exception_handler(error_class, handler)
+
+
+async def expected_answer(request: Request, error: Exception) -> Response:
+    """Answer one of the EXPECTED errors."""
+    handler = next(handler for error_class, handler in HANDLERS.items() if isinstance(error, error_class))
+    return await handler(request, error)

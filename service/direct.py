@@ -17,9 +17,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.answers import refusal, validation_error
-from service.errors import DOMAIN_ERRORS
-from service.parts import Parts
+from service.answers import EXPECTED, expected_answer
+from service.routes.common import Key
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,7 @@ class Call:
     route: APIRoute
     handle: Callable[..., Coroutine[Any, Any, Response]]
     query: type[BaseModel]
-    lists: frozenset[str]  # parameters that may be given more than once
-    enter: Callable[[Request], Coroutine[Any, Any, Parts]]  # the dependency that gives the parts, or refuses
+    enter: Key  # the dependency that gives the parts, or refuses
 
 
 class Direct:
@@ -52,11 +50,11 @@ class Direct:
 
 
 def call_of(route: APIRoute) -> Call:
-    """Read off a handler's signature what FastAPI reads there."""
+    """Read off a handler's signature what FastAPI reads there, where that is all there is."""
     hints = get_type_hints(route.endpoint, include_extras=True)
-    query: type[BaseModel] = hints["query"].__origin__
-    lists = (field.alias or name for name, field in query.model_fields.items() if "list" in str(field.annotation))
-    return Call(route, route.endpoint, query, frozenset(lists), hints["parts"].__metadata__[0].dependency)
+    is_all = hints.keys() == {"request", "query", "parts", "return"} and not route.dependencies
+    assert is_all, f"This is a bug: {route.path} wants more than its request, query and parts, which nothing here would see to."
+    return Call(route, route.endpoint, hints["query"].__origin__, hints["parts"].__metadata__[0].dependency)
 
 
 async def answer(call: Call, request: Request) -> Response:
@@ -64,15 +62,14 @@ async def answer(call: Call, request: Request) -> Response:
     try:
         parts = await call.enter(request)
         return await call.handle(request=request, query=read_query(call, request.query_params), parts=parts)
-    except RequestValidationError as error:
-        return await validation_error(request, error)
-    except DOMAIN_ERRORS as error:
-        return refusal(request, error)
+    except EXPECTED as error:
+        return await expected_answer(request, error)
 
 
 def read_query(call: Call, given: QueryParams) -> BaseModel:
     """Make the model of the query's parameters; raises RequestValidationError."""
+    lists = call.enter.lists
     try:
-        return call.query.model_validate({name: given.getlist(name) if name in call.lists else given[name] for name in given})
+        return call.query.model_validate({name: given.getlist(name) if name in lists else given[name] for name in given})
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from None

@@ -75,6 +75,7 @@ def make_server(
         app,
         # A maker of protocols is all that is needed.
         http=partial(GuardedProtocol, doors=doors, refusals=refusals, shed=shed),  # type: ignore[arg-type]
+        ws="none",  # else whatever package is installed beside would take upgrades
         log_config=None,
         access_log=False,
         server_header=False,

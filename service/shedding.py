@@ -63,7 +63,7 @@ class Shedding:
         if method != b"POST" or not may_call(path, first, parts.access):
             return None
         now = asyncio.get_running_loop().time()
-        if self._reason is None or now != self._looked_at:  # uvloop's clock stands still for a turn, in which many may come
+        if self._reason is None or now != self._looked_at:  # uvloop's clock stands still for a millisecond: many may come in it
             self._looked_at, self._reason = now, self._look(parts)
         if self._reason is None:
             return None
@@ -114,7 +114,7 @@ class Shedding:
         A thousand requests a second, each on its own, take the processor from the runtime a thousand times, and its caches too;
         while the runtime has enough to do they are refused, or wait, anyway. Others are served too, so there are gaps.
         """
-        if time.monotonic() - self._rested_at >= GAP_S:  # a loop's own clock stands still within a turn
+        if time.monotonic() - self._rested_at >= GAP_S:  # the loop's own clock is a millisecond's
             self._rested_at = math.inf
             asyncio.get_running_loop().call_soon(self._rest, parts, limit_s)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from fastapi import Depends, Request, Security
 from fastapi.responses import Response
@@ -25,7 +25,7 @@ class Anyone:
 
     def __init__(self, query: type[BaseModel]) -> None:
         self._fields = {field.alias or name: field for name, field in query.model_fields.items()}
-        self._lists = {name for name, field in self._fields.items() if "list" in str(field.annotation)}
+        self.lists = {name for name, field in self._fields.items() if get_origin(field.annotation) is list}  # several values
 
     async def __call__(self, request: Request) -> Parts:
         """Refuse query parameters that the model does not name, and those given twice that stand for one value."""
@@ -34,7 +34,7 @@ class Anyone:
                 wanted = ", ".join(self._fields) or "none"
                 raise InvalidRequest(f"{name}: got an unknown query parameter, wanted {wanted}")
             given = len(request.query_params.getlist(name))
-            if given > 1 and name not in self._lists:
+            if given > 1 and name not in self.lists:
                 raise InvalidRequest(f"{name}: got {given} values, wanted one")
         parts: Parts = request.app.state.parts
         return parts
@@ -46,6 +46,7 @@ class Key(HTTPBearer):
     def __init__(self, query: type[BaseModel], *, writes: bool) -> None:
         super().__init__(scheme_name="HTTPBearer", auto_error=False, description="A key, where the service has any.")
         self._anyone, self._writes = Anyone(query), writes
+        self.lists = self._anyone.lists
 
     async def __call__(self, request: Request) -> Parts:  # type: ignore[override]  # nobody wants to know the key
         """Raise MissingKey or ReadOnlyKey, or do as Anyone does."""

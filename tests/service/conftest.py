@@ -290,3 +290,11 @@ def client_fixture(serving: Callable[..., Client]) -> Client:
 def without_fixture(fake: type[FakeEmbedder]) -> Callable[..., FakeEmbedder]:
     """A double with some fields changed."""
     return lambda **changes: replace(fake(), **changes)
+
+
+@pytest.fixture(name="gate")
+def gate_fixture() -> Iterator[threading.Event]:
+    """A gate that is open at the test's end, whoever waits there."""
+    gate = threading.Event()
+    yield gate
+    gate.set()

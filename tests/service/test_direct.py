@@ -1,11 +1,16 @@
 """The calls that are handled directly answer as FastAPI does, to the last header and word."""
 
 import re
+from typing import Annotated
 
 import pytest
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from pydantic import SecretStr
 
 from service import direct
+from service.parts import Parts
+from service.routes.common import reads
+from service.schemas import EmbedQuery
 
 PNG = {"content-type": "image/png"}
 FULL, READER = ({"authorization": f"Bearer {key}"} for key in ("full", "reader"))
@@ -82,6 +87,30 @@ def test_what_nobody_expects_is_answered_500(serving, without, pictures, monkeyp
     monkeypatch.setattr(type(client.app.state.parts.pipeline), "check_room", lambda self: 1 / 0)
     answer = client.post("/embed", content=pictures(1), headers=PNG)
     assert answer.status_code == 500 and answer.json()["error"]["code"] == "internal_error"
+
+
+def test_errors_of_the_framework_are_answered_as_it_does(serving, without, pictures, monkeypatch):
+    def refuse(self):
+        raise HTTPException(405)
+
+    client = serving(embed=without())
+    monkeypatch.setattr(type(client.app.state.parts.pipeline), "check_room", refuse)
+    answer = client.post("/embed", content=pictures(1), headers=PNG)
+    assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_allowed"
+
+
+def test_a_handler_that_wants_more_is_no_direct_call():
+    parts, query = Annotated[Parts, reads(EmbedQuery)], Annotated[EmbedQuery, Query()]
+
+    async def handler(request: Request, query: query, parts: parts) -> Response: ...
+
+    async def wants_more(request: Request, query: query, parts: parts, accept: Annotated[str, Header()]) -> Response: ...
+
+    for function, more in ((wants_more, []), (handler, [Depends(lambda: None)])):
+        router = APIRouter(dependencies=more)
+        router.post("/embed", response_class=Response)(function)
+        with pytest.raises(AssertionError, match="/embed wants more"):
+            direct.Direct(None, [router])
 
 
 def test_the_calls_with_crops_are_handled_directly_and_no_others(serving, monkeypatch):

@@ -6,99 +6,15 @@ import json
 import threading
 import time
 import weakref
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
-import uvloop
 from pydantic import SecretStr
 
-from service.access import Access, digest
-from service.app import create_app
-from service.doors import Doors
-from service.entrance import A_TURN, Entrance
-from service.errors import ModelNotReady, Overloaded
-from service.server import make_server
-from service.shedding import GAP_S, LONG_REST_S, REST_S, Shedding
-from service.telemetry import Telemetry
+from service.shedding import GAP_S, LONG_REST_S
+from tests.service.crowding import answer_of, full, post_of, run
 
-DOORS = Doors(connections=1000, patience_s=20.0)
 UPLOAD = "Content-Type: image/png\r\nContent-Length: 1000000\r\n"  # announced, never sent
-
-
-@pytest.fixture(name="gate")
-def gate_fixture():
-    gate = threading.Event()
-    yield gate
-    gate.set()
-
-
-@asynccontextmanager
-async def full(settings, without, gate, pictures, *, queue_max=1, becomes=200):
-    """A server one of whose places is taken and whose runtime waits at the gate.
-
-    Gives the application, a way to send a head, and the server's connections.
-    """
-    passes = iter([True])
-
-    def before(size):
-        assert next(passes, False) or gate.wait(20)  # the first pass is the one at start-up
-
-    app = create_app(settings.model_copy(update={"queue_max": queue_max}), embed=without(before=before))
-    server = make_server(app, doors=DOORS, drain_s=5, shed=Shedding(app))
-    server.config.port, server.config.host = 0, "127.0.0.1"
-    serving = asyncio.ensure_future(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.001)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    writers = []
-
-    async def send(request, *, to=None):
-        reader, writer = to or await asyncio.open_connection("127.0.0.1", port)
-        writers.append(writer)
-        writer.write(request if isinstance(request, bytes) else request.encode())
-        return reader, writer
-
-    crop = post_of(pictures(1))
-    try:
-        async with asyncio.timeout(20):
-            batcher = app.state.parts.pipeline.batcher
-            running = await send(crop)
-            while not batcher._passes.size:
-                await asyncio.sleep(0.001)
-            waiting = await send(crop)
-            while not batcher.waiting:
-                await asyncio.sleep(0.001)
-            yield app, send, server.server_state.connections
-            gate.set()
-            for reader, _ in (running, waiting):
-                assert (await reader.readuntil(b"\r\n")).startswith(f"HTTP/1.1 {becomes} ".encode())
-    finally:
-        gate.set()
-        for writer in writers:
-            writer.close()
-        server.should_exit = True
-        await serving
-
-
-def post_of(body):
-    """A request to embed one crop."""
-    lines = ("POST /embed HTTP/1.1", "Host: localhost", "Authorization: Bearer full", "Content-Type: image/png")
-    return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
-
-
-async def answer_of(reader):
-    """Read one answer: its status, headers by lower-case name, and body."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    first, *lines = head.strip().split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines)
-    return int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
-
-
-def run(work):
-    """Run on the loop that the service has."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 @pytest.mark.parametrize("path", ["/embed?encoding_format=base64", "/search?k=3", "/gallery"])
@@ -128,6 +44,45 @@ def test_after_a_refusal_the_connection_serves_on(settings, without, gate, pictu
             return first[0], second[0], third[0], third[1]["connection"], await connection[0].read()
 
     assert run(main()) == (503, 200, 503, "close", b"")
+
+
+def test_every_way_to_send_a_body_that_is_refused(settings, without, gate, pictures):
+    refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\n"
+    chunked = refused + "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+    expecting = refused + "Expect: 100-continue\r\nContent-Length: 4\r\n\r\nbody"
+    old = "POST /embed HTTP/1.0\r\nContent-Length: 4\r\n\r\nbody"
+    upgrade = refused + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"
+    after = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send, _):
+            seen = []
+            for sent in (chunked, expecting):
+                reader, _ = await send(sent + after)
+                seen.append([(await answer_of(reader))[0] for _ in range(2)])
+            reader, _ = await send(old)
+            status, headers, _ = await answer_of(reader)
+            seen.append([status, headers["connection"], await reader.read()])
+            seen.append((await answer_of((await send(upgrade))[0]))[0])
+            return seen
+
+    assert run(main()) == [[503, 200], [503, 200], [503, "close", b""], 503]
+
+
+def test_what_was_served_before_is_not_kept_while_its_caller_is_refused(settings, without, gate, pictures):
+    async def main():
+        async with full(settings, without, gate, pictures) as (_, send, connections):
+            before = set(connections)
+            connection = await send(f"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n{50000 * 'x'}")
+            assert (await answer_of(connection[0]))[0] == 404
+            (one,) = set(connections) - before
+            served = weakref.ref(one.cycle)
+            await send("POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", to=connection)
+            assert (await answer_of(connection[0]))[0] == 503
+            gc.collect()
+            return served()
+
+    assert run(main()) is None
 
 
 def test_who_may_not_call_is_told_that_and_not_that_there_is_no_room(settings, without, gate, pictures):
@@ -209,116 +164,6 @@ def test_after_refusals_the_loop_rests_once_and_not_again_at_once(settings, with
             return counts, set(rests)
 
     assert run(main()) == ([1, 1, 2], {LONG_REST_S})
-
-
-def head(path="/embed", method="POST", **headers):
-    """A scope as the server has it when a request's head is there."""
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http", "path": path, "method": method, "headers": raw, "client": None, "state": {}}
-
-
-def meet(shed, scope, begin):
-    """Do what the server does with a request's head: refuse it, or let it in."""
-    answer = shed.refuse(scope["method"].encode(), scope["path"].encode() + b"?k=1", scope["headers"], scope["client"])
-    return answer or shed.let_in(scope, begin)
-
-
-def shedding_of(*, has_enough=lambda more: False, **pipeline):
-    """Shedding over a pipeline that does so."""
-    pipeline["entrance"] = Entrance(has_enough, patience_s=8)
-    access = Access((digest("full"),), (digest("reader"),), is_local=True)
-    parts = SimpleNamespace(pipeline=SimpleNamespace(**pipeline), access=access, telemetry=Telemetry())
-    return Shedding(SimpleNamespace(state=SimpleNamespace(parts=parts)))
-
-
-@pytest.mark.parametrize("is_behind", [True, False])
-def test_the_loop_rests_after_a_request_that_is_served_only_while_the_runtime_has_enough_to_do(is_behind):
-    rests, begun = [], []
-    batcher = SimpleNamespace(is_behind=is_behind, rest=rests.append)
-    shed = shedding_of(check_room=lambda ahead: None, batcher=batcher)
-
-    async def main():
-        assert meet(shed, head(authorization="Bearer full"), lambda: begun.append("POST")) is None
-        assert meet(shed, head(method="GET"), lambda: begun.append("GET")) is None
-        assert begun == ["POST", "GET"]
-        await asyncio.sleep(0)
-
-    asyncio.run(main())
-    assert rests == [REST_S] * is_behind
-
-
-def test_what_is_refused_because_the_runtime_hangs_gives_the_loop_no_rest():
-    def check_room(ahead):
-        raise ModelNotReady("a forward pass has been running for 60 s")
-
-    shed = shedding_of(check_room=check_room, batcher=None)
-
-    async def main():
-        return meet(shed, head(authorization="Bearer full"), pytest.fail)
-
-    answer = asyncio.run(main())
-    assert answer.status == 503 and b"model_not_ready" in answer.body
-
-
-def test_what_is_full_is_looked_at_once_for_all_who_come_together():
-    looked, is_full = [], [True]
-
-    def check_room(ahead):
-        looked.append(ahead)
-        if is_full[0]:
-            raise Overloaded("8 crops wait", retry_after_s=3.2)
-
-    batcher = SimpleNamespace(is_behind=False, has_enough=lambda more: False)
-    shed, begun = shedding_of(check_room=check_room, batcher=batcher), []
-
-    async def main():
-        answers = [meet(shed, head(authorization="Bearer full"), pytest.fail) for _ in range(100)]
-        is_full[0], of_a_hundred = False, len(looked)
-        await asyncio.sleep(0.01)  # this loop's clock goes by milliseconds
-        assert meet(shed, head(authorization="Bearer full"), lambda: begun.append("let in")) is None
-        return answers, of_a_hundred
-
-    answers, of_a_hundred = run(main())
-    assert {answer.status for answer in answers} == {503} and len({answer.body for answer in answers}) == 100  # by their ids
-    assert dict(answers[0].headers)[b"retry-after"] == b"4" and of_a_hundred < 10 and begun == ["let in"]
-    parts = shed._app.state.parts
-    for _ in range(2):  # counted once, however often somebody asks
-        metrics = parts.telemetry.text().decode()
-        assert 'reid_requests_total{method="POST",route="/embed",status="503"} 100.0' in metrics
-        assert 'reid_refusals_total{code="overloaded"} 100.0' in metrics
-
-
-def test_of_those_that_come_together_as_many_are_let_in_as_find_room(settings, without, gate, pictures):
-    async def main():
-        async with full(settings, without, gate, pictures, queue_max=2 * A_TURN + 1) as (app, _, _):  # and one waits already
-            shed, begun, answers = Shedding(app), [], []
-            for number in range(2 * A_TURN + 3):
-                answers.append(meet(shed, head(host="localhost"), lambda number=number: begun.append(number)))
-            turns = [len(begun)]
-            for _ in range(3):
-                await asyncio.sleep(0)
-                turns.append(len(begun))
-            return answers, begun, turns
-
-    answers, begun, turns = run(main())
-    assert [getattr(answer, "status", None) for answer in answers] == [None] * 2 * A_TURN + [503] * 3
-    assert turns == [1, 1 + A_TURN, 2 * A_TURN, 2 * A_TURN] and begun == list(range(2 * A_TURN))
-
-
-def test_who_may_not_call_takes_nobodys_place():
-    seen = []
-    batcher = SimpleNamespace(is_behind=False)
-    shed = shedding_of(check_room=lambda ahead: seen.append(ahead), batcher=batcher)
-    begun = []
-
-    async def main():
-        for key, path in (("wrong", "/embed"), ("reader", "/gallery")):
-            for _ in range(2 * A_TURN):
-                assert meet(shed, head(path, authorization=f"Bearer {key}"), lambda: begun.append("told so by its route")) is None
-        meet(shed, head(authorization="Bearer reader"), lambda: begun.append("let in"))
-
-    asyncio.run(main())
-    assert set(seen) == {0} and begun == 4 * A_TURN * ["told so by its route"] + ["let in"]
 
 
 def test_a_hundred_that_come_together_are_all_served(settings, without, gate, pictures):
