@@ -48,6 +48,7 @@ class Decoding(Generic[T, U]):
         self._idle: list[Worker[None]] = [Worker(f"decode {number}") for number in range(1, threads + 1)]
         self._done: list[tuple[_Job[T, U], int, Any, BaseException | None]] = []  # and not given back
         self._threads = tuple(self._idle)
+        self._wanted = 0  # items that came in this turn of the loop
 
     async def map(self, call: Callable[[T], U], items: Sequence[T]) -> list[U]:
         """Call with every item, in threads; what a caller who is cancelled had waiting is dropped.
@@ -64,9 +65,9 @@ class Decoding(Generic[T, U]):
         job = _Job(call, items, loop.create_future(), [None] * len(items), len(items))
         with self._lock:
             self._jobs.append(job)
-            woken = [self._idle.pop() for _ in range(min(len(items), len(self._idle)))]
-        for thread in woken:
-            thread.run(lambda thread=thread: self._serve(thread, loop))  # type: ignore[misc]
+        if not self._wanted:
+            loop.call_soon(self._wake, loop)  # once for all who come together: a thread that wakes takes the interpreter
+        self._wanted += len(items)
         return await job.future
 
     def close(self) -> None:
@@ -78,6 +79,14 @@ class Decoding(Generic[T, U]):
             job.future.cancel()
         for thread in self._threads:
             thread.stop()
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let as many threads work as are idle and wanted."""
+        with self._lock:
+            woken = [self._idle.pop() for _ in range(min(self._wanted, len(self._idle)))]
+        self._wanted = 0
+        for thread in woken:
+            thread.run(lambda thread=thread: self._serve(thread, loop))  # type: ignore[misc]
 
     def _serve(self, thread: Worker[None], loop: asyncio.AbstractEventLoop) -> None:
         """Work in a thread until nothing waits."""

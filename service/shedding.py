@@ -24,8 +24,7 @@ from service.parts import Parts
 from service.pipeline import Pipeline
 from service.refusals import Refusals
 
-REST_S = 0.005  # of the event loop, while the runtime has enough to do
-LONG_REST_S = 0.015  # while requests are refused as well
+REST_S = 0.015  # of the event loop, while the runtime has enough to do
 GAP_S = 0.005  # between two rests
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
 
@@ -83,7 +82,7 @@ class Shedding:
         scope["state"]["arrived_at"] = time.monotonic()
         parts.pipeline.entrance.let_in(begin)
         if parts.pipeline.batcher.is_behind:
-            self._rest_soon(parts, REST_S)
+            self._rest_soon(parts)
 
     def leave(self, scope: Scope, begin: Begin) -> None:
         """Drop and count a request that waits to be begun and whose caller has left."""
@@ -103,12 +102,12 @@ class Shedding:
             return Reason(*status_and_code(ModelNotReady), str(error), [CONTENT_TYPE])
         except Overloaded as error:
             if pipeline.batcher.is_behind or pipeline.batcher.has_enough(0):
-                self._rest_soon(parts, LONG_REST_S)
+                self._rest_soon(parts)
             headers = [CONTENT_TYPE, (b"retry-after", retry_after(error).encode())]
             return Reason(*status_and_code(Overloaded), str(error), headers)
         return None
 
-    def _rest_soon(self, parts: Parts, limit_s: float) -> None:
+    def _rest_soon(self, parts: Parts) -> None:
         """After what has come by now, let the event loop rest until more has come, or the batch under way is done.
 
         A thousand requests a second, each on its own, take the processor from the runtime a thousand times, and its caches too;
@@ -116,10 +115,10 @@ class Shedding:
         """
         if time.monotonic() - self._rested_at >= GAP_S:  # the loop's own clock is a millisecond's
             self._rested_at = math.inf
-            asyncio.get_running_loop().call_soon(self._rest, parts, limit_s)
+            asyncio.get_running_loop().call_soon(self._rest, parts)
 
-    def _rest(self, parts: Parts, limit_s: float) -> None:
-        parts.pipeline.batcher.rest(limit_s)
+    def _rest(self, parts: Parts) -> None:
+        parts.pipeline.batcher.rest(REST_S)
         self._rested_at = time.monotonic()
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import SecretStr
 
-from service.shedding import GAP_S, LONG_REST_S
+from service.shedding import GAP_S, REST_S
 from tests.service.crowding import answer_of, full, post_of, run
 
 UPLOAD = "Content-Type: image/png\r\nContent-Length: 1000000\r\n"  # announced, never sent
@@ -163,7 +163,7 @@ def test_after_refusals_the_loop_rests_once_and_not_again_at_once(settings, with
                 counts.append(len(rests))
             return counts, set(rests)
 
-    assert run(main()) == ([1, 1, 2], {LONG_REST_S})
+    assert run(main()) == ([1, 1, 2], {REST_S})
 
 
 def test_a_hundred_that_come_together_are_all_served(settings, without, gate, pictures):
