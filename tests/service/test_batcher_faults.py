@@ -51,6 +51,32 @@ def test_who_shares_a_batch_with_one_that_fails_is_served_all_the_same():
     assert isinstance(results[2], InferenceFailed) and failed == [4, 1]
 
 
+def test_who_left_a_batch_that_fails_is_not_tried_again():
+    async def main():
+        gate = Gate(shut=True)
+
+        def run(batch):
+            gate(batch)
+            raise RuntimeError("unlucky")
+
+        batcher = batcher_of(run)
+        batcher.start()
+        first = await queued(batcher, [0])
+        await gate.until_entered()
+        leaving, staying = await queued(batcher, [1]), await queued(batcher, [2])
+        gate.open.set()  # the first fails; then the two of them together
+        while len(gate.batches) < 2:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        failures = await asyncio.gather(first, leaving, staying, return_exceptions=True)
+        await batcher.close()
+        return gate.batches, [type(failure) for failure in failures]
+
+    batches, failures = asyncio.run(main())
+    assert batches == [[0], [1, 2], [2]]
+    assert failures == [InferenceFailed, asyncio.CancelledError, InferenceFailed]
+
+
 def test_a_caller_who_left_a_pass_that_fails_changes_nothing_for_the_next():
     async def main():
         gate = Gate(shut=True)

@@ -11,7 +11,7 @@ import pytest
 from fastapi import Request
 
 from service.app import create_app
-from service.routes.common import hung_up
+from service.routes.common import hung_up, unless_gone
 
 
 def files(*contents):
@@ -213,6 +213,17 @@ def test_only_a_disconnect_is_taken_for_a_hang_up():
         return messages
 
     assert asyncio.run(main()) == []
+
+
+def test_work_that_takes_too_long_is_not_taken_for_a_hang_up():
+    async def main():
+        async def work():
+            raise TimeoutError("the work's own")
+
+        await unless_gone(Request({"type": "http"}, asyncio.Event().wait), work())
+
+    with pytest.raises(TimeoutError, match="the work's own"):
+        asyncio.run(main())
 
 
 def test_a_caller_who_hangs_up_while_sending_is_noticed(serving, fake):
