@@ -100,7 +100,7 @@ class ErrorAnswer(BaseModel):
 
 
 class EmbedResult(BaseModel):
-    """One crop's embedding (a list, or base64 text) or error."""
+    """One crop's embedding (a list, or base64 of little-endian float32) or error."""
 
     index: int
     embedding: list[float] | str | None = None
@@ -243,7 +243,7 @@ class RenamedAnswer(BaseModel):
 
 
 class ReceiptAnswer(BaseModel):
-    """What an erasure took out, counted per place."""
+    """What an erasure took out, counted per place; `answers` are those that were kept for Idempotency-Keys."""
 
     pid: str
     entries: int
