@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     read_only_keys_file: Path | None = Field(default=None, description="File of more keys that may only read.")
     tls_cert: Path | None = Field(default=None, description="Certificate chain in PEM form; with REID_TLS_KEY, HTTPS is served.")
     tls_key: Path | None = Field(default=None, validate_default=True, description="Private key of REID_TLS_CERT in PEM form.")
-    allow_anonymous: bool = Field(default=False, description="Without keys too, listen beyond loopback and be called by any name (Host).")
+    allow_anonymous: bool = Field(
+        default=False, description="Without keys too, listen beyond loopback and be called by any name (Host)."
+    )
     max_body_mb: float = Field(default=32.0, gt=0, description="Largest request body, in megabytes of 1,000,000 bytes.")
     max_bodies_mb: float = Field(
         default=256.0,

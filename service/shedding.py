@@ -115,7 +115,8 @@ class Shedding:
         """
         if time.monotonic() - self._rested_at >= GAP_S:  # the loop's own clock is a millisecond's
             self._rested_at = math.inf
-            asyncio.get_running_loop().call_soon(self._rest, parts)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._rest, parts)  # a turn later: the decoding threads that are wanted wake first
 
     def _rest(self, parts: Parts) -> None:
         parts.pipeline.batcher.rest(REST_S)

@@ -30,7 +30,7 @@ class Telemetry:
         # Kept: to find three children by their labels took a twelfth of what refusing a request did.
         self._requests: Callable[..., Counter] = cache(requests.labels)
         self._request_seconds: Callable[..., Histogram] = cache(
-            self._seconds("reid_request_seconds", "Whole time of a request that was begun.", "route").labels
+            self._seconds("reid_request_seconds", "Whole time of a request that was let in.", "route").labels
         )
         self._refusals: Callable[..., Counter] = cache(refusals.labels)
         # Added up only when somebody asks: to count one in the registry takes a tenth of what refusing it does.

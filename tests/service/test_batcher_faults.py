@@ -65,8 +65,9 @@ def test_who_left_a_batch_that_fails_is_not_tried_again():
         await gate.until_entered()
         leaving, staying = await queued(batcher, [1]), await queued(batcher, [2])
         gate.open.set()  # the first fails; then the two of them together
-        while len(gate.batches) < 2:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while len(gate.batches) < 2:
+                await asyncio.sleep(0)
         leaving.cancel()
         failures = await asyncio.gather(first, leaving, staying, return_exceptions=True)
         await batcher.close()

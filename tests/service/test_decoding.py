@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.decoding import LARGE_BYTES, Decoding
+from service.worker import Worker
 
 
 @contextmanager
@@ -46,6 +47,29 @@ def test_every_caller_gets_the_results_of_its_own_items_in_their_order(callers, 
         assert not spread._jobs and not spread._done
 
     asyncio.run(main())
+
+
+def test_as_many_threads_work_at_once_as_there_are():
+    async def main():
+        with decoding(2) as spread:
+            together = threading.Barrier(2)
+            await asyncio.gather(*(spread.map(lambda item: together.wait(10), [1]) for _ in range(2)))
+
+    asyncio.run(main())
+
+
+def test_threads_are_woken_once_for_all_who_come_in_one_turn(monkeypatch):
+    woken, run = [], Worker.run
+    monkeypatch.setattr(Worker, "run", lambda self, call: (woken.append(self), run(self, call))[1])
+
+    async def main():
+        with decoding(2) as spread:
+            tasks = [asyncio.ensure_future(spread.map(lambda item: item, [number])) for number in range(4)]
+            await asyncio.sleep(0)
+            assert spread._wanted == 4 and not woken
+            return await asyncio.gather(*tasks), len(woken), len(set(woken))
+
+    assert asyncio.run(main()) == ([[0], [1], [2], [3]], 2, 2)
 
 
 def test_callers_take_turns():

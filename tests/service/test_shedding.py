@@ -160,6 +160,7 @@ def test_after_refusals_the_loop_rests_once_and_not_again_at_once(settings, with
                 now[0] = at
                 reader, writer = await send(3 * refused + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert [(await answer_of(reader))[0] for _ in range(4)] == [503, 503, 503, 200]
+                await asyncio.sleep(0.01)
                 counts.append(len(rests))
             return counts, set(rests)
 

@@ -1,11 +1,14 @@
 """Who is refused and who is let in, asked without a server."""
 
 import asyncio
+import threading
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 
 from service.access import Access, digest
+from service.decoding import Decoding
 from service.entrance import A_TURN, Entrance
 from service.errors import ModelNotReady, Overloaded
 from service.shedding import REST_S, Shedding
@@ -43,7 +46,8 @@ def test_the_loop_rests_after_a_request_that_is_served_only_while_the_runtime_ha
         assert meet(shed, head(authorization="Bearer full"), lambda: begun.append("POST")) is None
         assert meet(shed, head(method="GET"), lambda: begun.append("GET")) is None
         assert begun == ["POST", "GET"]
-        await asyncio.sleep(0)
+        for _ in range(2):
+            await asyncio.sleep(0)
 
     asyncio.run(main())
     assert rests == [REST_S] * is_behind
@@ -121,3 +125,23 @@ def test_who_may_not_call_takes_nobodys_place():
 
     asyncio.run(main())
     assert seen == [0, 0] and begun == 4 * A_TURN * ["told so by its route"] + ["let in"]
+
+
+def test_decoding_threads_wake_before_the_loop_rests():
+    seen, woken = [], threading.Event()
+
+    def rest(limit_s):
+        seen.append(woken.wait(10))
+
+    async def main():
+        with closing(Decoding(threads=1)) as decoding:
+            tasks = []
+            shed = shedding_of(check_room=lambda ahead: None, batcher=SimpleNamespace(is_behind=True, rest=rest))
+            begin = lambda: tasks.append(asyncio.ensure_future(decoding.map(lambda item: woken.set(), [1])))  # noqa: E731
+            meet(shed, head(authorization="Bearer full"), begin)
+            while not seen:
+                await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert seen == [True]
