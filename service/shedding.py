@@ -57,9 +57,10 @@ class Shedding:
 
     def refuse(self, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]], client: object) -> Refused | None:
         """Look at one request, whose body may not have come."""
-        path, first = url.partition(b"?")[0].decode("latin-1"), first_of(headers)
+        path = url.partition(b"?")[0].decode("latin-1")
         parts: Parts = self._app.state.parts
-        if method != b"POST" or not may_call(path, first, parts.access):
+        first = headers_of(method.decode("latin-1"), path, headers, parts.access)
+        if first is None:
             return None
         now = asyncio.get_running_loop().time()
         if self._reason is None or now != self._looked_at:  # uvloop's clock stands still for a millisecond: many may come in it
@@ -76,7 +77,7 @@ class Shedding:
     def let_in(self, scope: Scope, begin: Begin) -> None:
         """See to it that a request is begun; one that finds no room is begun at once, to be told so by its route."""
         parts: Parts = self._app.state.parts
-        may_wait = scope["method"] == "POST" and may_call(scope["path"], first_of(scope["headers"]), parts.access)
+        may_wait = headers_of(scope["method"], scope["path"], scope["headers"], parts.access) is not None
         if not may_wait or not has_room(parts.pipeline):
             return begin()
         scope["state"]["arrived_at"] = time.monotonic()
@@ -123,21 +124,17 @@ class Shedding:
         self._rested_at = time.monotonic()
 
 
-def first_of(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """Give the first header of each name."""
-    return {name: value.decode("latin-1") for name, value in reversed(headers)}
-
-
-def may_call(path: str, headers: Headers, access: Access) -> bool:
-    """Tell whether a request with crops comes from somebody who may send it, by key and origin; of all others, no."""
-    if path not in WRITES:
-        return False
+def headers_of(method: str, path: str, headers: Sequence[tuple[bytes, bytes]], access: Access) -> Headers | None:
+    """Give the first header of each name of a request with crops, where key and origin allow it; None of any other."""
+    if method != "POST" or path not in WRITES:
+        return None
+    first = {name: value.decode("latin-1") for name, value in reversed(headers)}
     try:
-        access.check(headers.get(b"authorization"), writes=WRITES[path])
-        access.check_origin(origin=headers.get(b"origin"), host=headers.get(b"host"), is_change=True)
+        access.check(first.get(b"authorization"), writes=WRITES[path])
+        access.check_origin(origin=first.get(b"origin"), host=first.get(b"host"), is_change=True)
     except ServiceError:
-        return False
-    return True
+        return None
+    return first
 
 
 def has_room(pipeline: Pipeline) -> bool:

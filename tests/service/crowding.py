@@ -9,6 +9,7 @@ from service.app import create_app
 from service.doors import Doors
 from service.server import make_server
 from service.shedding import Shedding
+from tests.service.sockets import started
 
 DOORS = Doors(connections=1000, patience_s=20.0)
 
@@ -26,11 +27,7 @@ async def full(settings, without, gate, pictures, *, queue_max=1, becomes=200):
 
     app = create_app(settings.model_copy(update={"queue_max": queue_max}), embed=without(before=before))
     server = make_server(app, doors=DOORS, drain_s=5, shed=Shedding(app))
-    server.config.port, server.config.host = 0, "127.0.0.1"
-    serving = asyncio.ensure_future(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.001)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    serving, port = await started(server)
     writers = []
 
     async def send(request, *, to=None):

@@ -14,6 +14,7 @@ import uvloop
 from service.doors import Doors, unread_bytes
 from service.refusals import Refusals
 from service.server import FILES_KEPT, connection_limit, make_server
+from tests.service.sockets import started
 
 PATIENT = Doors(connections=100, patience_s=20.0)
 HASTY = Doors(connections=100, patience_s=0.1)
@@ -39,11 +40,7 @@ async def answer_after_reading(scope, receive, send):
 async def running(doors, **options):
     """A server with these limits; gives a way to connect to it."""
     server = make_server(answer_after_reading, doors=doors, drain_s=1, **options)
-    server.config.port, server.config.host = 0, "127.0.0.1"
-    serving = asyncio.ensure_future(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.001)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    serving, port = await started(server)
     writers = []
 
     async def connect(**tls):
