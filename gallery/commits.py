@@ -42,9 +42,13 @@ class GroupCommit(Generic[Call, Answer]):
                 self._lead(mine)
         finally:
             self._leave(mine)
-        if isinstance(mine.outcome, BaseException):
-            raise mine.outcome
-        return cast(Answer, mine.outcome)
+        outcome = mine.outcome
+        if isinstance(outcome, BaseException):
+            try:
+                raise outcome
+            finally:
+                del mine, outcome  # the error holds this frame, which must not hold the error, nor what was to be committed
+        return cast(Answer, outcome)
 
     def _lead(self, mine: _Pending[Call, Answer]) -> None:
         """Gives everyone who waits an outcome."""
@@ -69,7 +73,8 @@ class GroupCommit(Generic[Call, Answer]):
             if self._is_led:  # first, so that the next group is under way while this one's threads wake up
                 self._waiting[0].leads = True
                 self._waiting[0].woken.release()
-        for one in mine.group:
+        group, mine.group = mine.group, []  # it stands in its own, and would keep its call until the next collection
+        for one in group:
             if one is not mine:
                 with suppress(RuntimeError):  # it has been interrupted while it waited, and woke by itself
                     one.woken.release()

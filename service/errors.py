@@ -29,8 +29,11 @@ ServiceError
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from gallery import errors as gallery
+
+E = TypeVar("E", bound=Exception)
 
 
 class ServiceError(Exception):
@@ -203,3 +206,13 @@ def status_and_code(error: type[Exception]) -> tuple[int, str]:
 def error_item(error: Exception) -> dict[str, str]:
     """Describe one crop's error, as it stands in `results`."""
     return {"code": status_and_code(type(error))[1], "message": str(error)}
+
+
+def without_frames(error: E) -> E:
+    """Let an error that is handed on, not raised, forget where it came from.
+
+    Its traceback holds the frames that it passed, they hold what was worked on, and one of them holds the error: a picture, or a
+    whole batch, would stay until the next collection.
+    """
+    error.__context__ = None
+    return error.with_traceback(None)

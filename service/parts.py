@@ -65,8 +65,8 @@ class Parts:
 
     async def compute(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what takes the processor and waits for no other helper, within the deadline."""
-        work = asyncio.get_running_loop().run_in_executor(self.pipeline.helpers, partial(call, *args, **kwargs))
-        return await within(self.settings.deadline_s, work)
+        helpers, loop = self.pipeline.helpers, asyncio.get_running_loop()
+        return await within(self.settings.deadline_s, loop.run_in_executor(helpers, partial(call, *args, **kwargs)))
 
     async def _call(self, threads: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self.telemetry.traces.step(f"gallery.{call.__name__}"):

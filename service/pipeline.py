@@ -19,7 +19,15 @@ from service.batcher import Batcher, Room
 from service.decoding import Decoding
 from service.embedder import Embeds, embed_each, one_line
 from service.entrance import Entrance
-from service.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, ModelNotReady, ServiceError, UndecodableImage
+from service.errors import (
+    DeadlineExceeded,
+    ImageTooLarge,
+    InferenceFailed,
+    ModelNotReady,
+    ServiceError,
+    UndecodableImage,
+    without_frames,
+)
 from service.intake import RawCrop
 from service.passes import BatchReport
 from service.telemetry import Telemetry
@@ -215,7 +223,7 @@ class Pipeline:
         try:
             image = crops.decode(raw, max_pixels=self._max_pixels)
         except (UndecodableImage, ImageTooLarge) as error:
-            return error
+            return without_frames(error)
         model = self._embedder.model
         prepared = Prepared(
             crops.resize(image, height=model.height, width=model.width),
@@ -245,3 +253,5 @@ async def within(deadline_s: float, work: Awaitable[T], *, waited_s: float = 0.0
             return await work
     except TimeoutError:
         raise DeadlineExceeded(f"not done within {deadline_s:g} s; try again, or send fewer crops") from None
+    finally:
+        del work  # a future that failed holds its error, the error this frame
