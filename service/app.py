@@ -87,6 +87,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours tell each request once
     )
     app.state.telemetry = telemetry  # for the server, which refuses before there is a request
     add_layers(app, settings, telemetry)

@@ -139,9 +139,9 @@ def test_a_connection_that_was_refused_is_closed_when_it_rests(settings, without
         async with full(settings, without, gate, pictures) as (_, send, connections):
             reader, _ = await send("POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             assert (await answer_of(reader))[0] == 503
-            resting = [one for one in connections if one.timeout_keep_alive_task is not None]
+            resting = [one._patience for one in connections if one._patience.is_waiting]
             assert len(resting) == 1  # the two that wait for their answers do not rest
-            resting[0].timeout_keep_alive_handler()
+            resting[0].wait(0.01)
             return await reader.read()
 
     assert run(main()) == b""
@@ -240,11 +240,11 @@ def test_a_refusal_just_before_does_not_end_a_request_that_is_served(settings, w
             while not is_asked.is_set():
                 await asyncio.sleep(0.001)
             (one,) = set(connections) - before
-            clock = one.timeout_keep_alive_task
+            is_waiting = one._patience.is_waiting
             gate.set()
-            return [*statuses, (await answer_of(reader))[0]], clock
+            return [*statuses, (await answer_of(reader))[0]], is_waiting
 
-    assert run(main()) == ([503, 200], None)
+    assert run(main()) == ([503, 200], False)
 
 
 def test_a_connection_that_is_gone_leaves_nothing_to_collect(settings, without, gate, pictures):
