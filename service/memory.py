@@ -6,25 +6,21 @@ import gc
 import os
 from contextlib import suppress
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
-LARGE = 2**16  # bytes; a crop's pixels take 98,304
-KEPT = 2**20  # free bytes at a heap's end that are not given back at once
+M_ARENA_MAX = -8  # <malloc.h>
 YOUNG = 10_000  # new objects between two collections; by Python's 700 a full queue's are looked through again and again
 TRIM_S = 30.0
 
 
 def share_heaps(cores: int) -> None:
-    """Let threads share glibc's heaps, one for two cores, and keep large blocks out of them unless there is a hole.
+    """Let threads share glibc's heaps, one for two cores; variables of glibc's go before.
 
-    Variables of glibc's go before. With a heap for each thread, room that one has freed serves no other, and what lives long
-    between what does not keeps the pages of both: memory creeps up.
+    With a heap for each thread, room that one has freed serves no other, and what lives long between what does not keeps the
+    pages of both: memory creeps up.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((M_ARENA_MAX, max(1, cores // 2)), (M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, KEPT)):
-            mallopt(option, value)
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, max(1, cores // 2))
 
 
 def collect_rarely() -> None:

@@ -46,24 +46,6 @@ barrier.wait()
     assert heard(script).count("Arena ") == heaps
 
 
-@pytest.mark.skipif(not IS_GLIBC, reason="heaps of glibc")
-def test_most_crops_pixels_stand_in_no_heap_though_larger_ones_came_and_went():
-    script = """
-import ctypes, sys
-from service.memory import share_heaps
-share_heaps(2)
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-larger = libc.malloc(5_000_000)
-libc.free(ctypes.c_void_p(larger))  # after which glibc, left alone, puts all that is smaller into a heap
-crops = [libc.malloc(98_304) for _ in range(40)]
-flags = [ctypes.c_size_t.from_address(crop - ctypes.sizeof(ctypes.c_size_t)).value for crop in crops]
-sys.stderr.write(str(sum(flag & 2 for flag in flags) // 2))
-"""
-    assert int(heard(script)) > 25
-    assert int(heard(script.replace("share_heaps(2)", ""))) == 0
-
-
 def test_the_collector_leaves_alone_what_stays_and_looks_at_the_rest_more_rarely():
     script = """
 import gc
