@@ -56,11 +56,10 @@ class GroupCommit(Generic[Call, Answer]):
             with self._lock:
                 mine.group, self._waiting = self._waiting, []
             outcomes = self._commit([one.call for one in mine.group])
-            for one, outcome in zip(mine.group, outcomes, strict=True):
-                one.outcome = outcome
+            _settle(mine.group, outcomes)
         except BaseException as error:
-            for one in mine.group:
-                one.outcome = error if one is mine or isinstance(error, Exception) else _interrupted()
+            _fail(mine, error)
+            del mine  # as in run(): the error holds this frame too
 
     def _leave(self, mine: _Pending[Call, Answer]) -> None:
         """Sees to it that nobody waits for a thread that leaves, however it came to leave."""
@@ -90,6 +89,16 @@ class _Pending(Generic[Call, Answer]):
         self.group: list[_Pending[Call, Answer]] = []
         self.woken = threading.Lock()
         self.woken.acquire()
+
+
+def _settle(group: list[_Pending[Call, Answer]], outcomes: Sequence[Answer | Exception]) -> None:
+    for one, outcome in zip(group, outcomes, strict=True):
+        one.outcome = outcome
+
+
+def _fail(leader: _Pending[Call, Answer], error: BaseException) -> None:
+    for one in leader.group:
+        one.outcome = error if one is leader or isinstance(error, Exception) else _interrupted()
 
 
 def _interrupted() -> StoreUnavailable:

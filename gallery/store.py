@@ -21,7 +21,7 @@ from gallery import answers, changes
 from gallery.changes import Enrolment, Erased, Fresh, Moved
 from gallery.database import Database, Space
 from gallery.entry import Enrolled, NewEntry, Remember
-from gallery.errors import CorruptStore, DuplicateKey, StoreFull, no_entry
+from gallery.errors import CorruptStore, DuplicateKey, GalleryError, StoreFull, no_entry
 from gallery.files import Progress, quiet
 from gallery.schema import KEYS, is_sound_row
 from gallery.times import to_microseconds
@@ -121,7 +121,8 @@ class Store:
             except Exception as error:
                 if not connection.in_transaction:
                     raise
-                outcomes.append(error)
+                # Its traceback holds this frame, and all calls; of what nobody expects somebody wants to read it all the same.
+                outcomes.append(error.with_traceback(None) if isinstance(error, GalleryError) else error)
             else:
                 outcomes.append(enrolled)
                 fresh += rows

@@ -17,7 +17,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.answers import error_body
 from service.entrance import Begin
 from service.middleware import new_request_id
-from service.patience import Patience
 from service.receiving import SLOWEST_BYTES_S
 from service.refusals import Refusals
 
@@ -100,8 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._let_in: tuple[RequestResponseCycle, Begin] | None = None  # the last request that was not refused
         self.logger = quiet  # uvicorn's warnings, one for each bad connection
         self._doors, self._refusals = doors, refusals
-        self._patience = Patience(self.loop, self._give_up)  # until the next head is whole
-        self._is_idle = False  # nothing has come since an answer
+        self._timer: asyncio.TimerHandle | None = None
         self._is_in_head = False  # the first byte of a head has come and the last one has not
         self._head_bytes = 0
         self._reader_timer: asyncio.TimerHandle | None = None
@@ -112,13 +110,15 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.connections) > self._doors.connections:
             self._refuse(503, "overloaded", f"{self._doors.connections} connections are open, which is the limit; try again")
         else:
-            self._patience.wait(self._doors.patience_s)
+            self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        self._patience.close()
+        self._stop_waiting()
         self._stop_watching()
         super().connection_lost(exc)
+        self.pipeline.clear()  # requests that will not be begun hold this connection, and it them
+        self.cycle = Answered  # type: ignore[assignment]
         if self._let_in is not None:
             cycle, begin = self._let_in
             self._let_in = None  # which holds this connection
@@ -140,13 +140,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Take in what came, unless it makes a head too long."""
         if self.transport.is_closing():
             return
-        if self._is_idle:
-            self._stop_waiting()
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if not self._patience.is_waiting and (self.cycle is None or self.cycle.response_complete):
-            self._patience.wait(self._doors.patience_s)
+        # uvicorn stops its own clock for idle connections at any byte, and winds it up with an answer.
+        if (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None:
+            self._wait_for_head()
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
@@ -172,24 +171,16 @@ class GuardedProtocol(HttpToolsProtocol):
                 return self._answer(answer)
         super().on_headers_complete()
 
-    def on_response_complete(self) -> None:
-        """Go on with the request that came meanwhile, or wait for the next; uvicorn sets a timer for each."""
-        if self.pipeline or self.transport.is_closing():
-            return super().on_response_complete()
-        self.server_state.total_requests += 1
-        self.flow.resume_reading()
-        self._is_idle = not self._is_in_head
-        self._patience.wait(self.timeout_keep_alive if self._is_idle else self._doors.patience_s)
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Let a request in that was not refused."""
-        self._stop_waiting()  # where the answer to one before it came after its head
+        self._unset_keepalive_if_required()  # which the answer to one before it may have wound up
         begin = partial(super()._start_asgi_task, cycle, app)
         self._let_in = cycle, begin
         self._shed.let_in(cycle.scope, begin)
 
     def _answer(self, answer: Refused) -> None:
         """Refuse the request whose head has come: here, where it is not handled at all, that takes a twentieth of the time."""
+        self._unset_keepalive_if_required()
         self._let_in = None  # the one before, with its body
         self.cycle = Answered  # type: ignore[assignment]
         is_last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
@@ -218,11 +209,17 @@ class GuardedProtocol(HttpToolsProtocol):
         log.warning("gave up an answer that is not read", extra={"fields": {"unread": unread, "client": self.client}})
         self.transport.abort()
 
+    def _wait_for_head(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._doors.patience_s, self._give_up)
+
     def _stop_waiting(self) -> None:
-        self._is_idle = False
-        self._patience.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _give_up(self) -> None:
+        self._timer = None
         if self._is_in_head:
             self._refuse(408, "receive_timeout", f"got no whole head within {self._doors.patience_s:g} s; send it faster")
         else:

@@ -214,5 +214,5 @@ def without_frames(error: E) -> E:
     Its traceback holds the frames that it passed, they hold what was worked on, and one of them holds the error: a picture, or a
     whole batch, would stay until the next collection.
     """
-    error.__context__ = None
+    error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

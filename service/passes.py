@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from service.errors import InferenceFailed
+from service.errors import InferenceFailed, without_frames
 from service.turns import Share
 from service.worker import Worker
 
@@ -171,7 +171,7 @@ class Passes(Generic[T, U]):
             if len(results) != count:
                 raise InferenceFailed(f"the runtime returned {len(results)} rows for {count} crops")
         except Exception as error:  # whatever `run` raised belongs to this batch's callers, and the others are served
-            failure = error
+            failure = without_frames(error)
         else:
             self._done.append((shares, results))
             self._changed.set()

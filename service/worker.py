@@ -140,6 +140,7 @@ def carry_out(future: "Future[R]", call: Callable[[], R]) -> None:
         result = call()
     except Exception as error:
         future.set_exception(error)
+        del future  # the error holds this frame, and waits for its caller
     except BaseException as error:  # SystemExit would end the event loop that awaits it
         future.set_exception(RuntimeError(f"{type(error).__name__} in the thread"))
     else:

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 
 from gallery.entry import Enrolled, NewEntry, Remember
 from gallery.errors import AnswerErased, DuplicateKey, GalleryError, ModelMismatch
-from service.errors import InvalidRequest, ServiceError, UndecodableImage, error_item
+from service.errors import InvalidRequest, ServiceError, UndecodableImage, error_item, without_frames
 from service.fields import LABEL_TEXTS
 from service.intake import Intake, RawCrop, parse_object, read_intake, require_crops
 from service.parts import Parts
@@ -239,7 +239,7 @@ def entry_of(parts: Parts, content: object) -> Outcome:
             client_key=entry.client_key,
         )
     except (ServiceError, GalleryError) as error:
-        return error
+        return without_frames(error)
 
 
 async def commit(parts: Parts, outcomes: Sequence[Outcome], *, key: str | None, fingerprint: str) -> tuple[bytes, bool]:

@@ -1,6 +1,9 @@
 """Calls that come together are committed together, each with its own outcome."""
 
+import gc
 import threading
+import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -94,6 +97,34 @@ def test_commits_go_on_after_a_failure_and_an_interrupt(disk):
             commits.run(1)
     disk.fails_with = None
     assert commits.run(1) == 2
+
+
+class Call:
+    """Something to commit."""
+
+
+@pytest.mark.parametrize(
+    "commit",
+    [
+        lambda calls: [2 for _ in calls],
+        lambda calls: [ValueError("no") for _ in calls],
+        lambda calls: 1 / 0,
+    ],
+    ids=["committed", "refused", "failed"],
+)
+def test_call_is_held_no_longer_than_until_its_answer(commit):
+    commits, held = GroupCommit(commit), []
+    gc.disable()
+    try:
+        for _ in range(2):
+            call = Call()
+            held.append(weakref.ref(call))
+            with suppress(ValueError, ZeroDivisionError):
+                commits.run(call)
+            del call
+        assert [one() for one in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 class Stop(BaseException):

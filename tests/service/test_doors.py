@@ -79,11 +79,6 @@ def test_a_head_that_stops_coming_is_answered_408():
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n") and error_of(answer) == "receive_timeout"
 
 
-def test_a_head_that_stops_coming_while_another_request_is_answered_is_answered_408():
-    answers = answer_to(WHOLE + b"GET / HTTP/1.1\r\nHost: he", HASTY)
-    assert answers.startswith(b"HTTP/1.1 200 OK\r\n") and error_of(answers.partition(b"\r\n\r\n")[2]) == "receive_timeout"
-
-
 def test_a_connection_that_says_nothing_is_closed():
     assert answer_to(b"", HASTY) == b""
 

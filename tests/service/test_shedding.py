@@ -139,9 +139,9 @@ def test_a_connection_that_was_refused_is_closed_when_it_rests(settings, without
         async with full(settings, without, gate, pictures) as (_, send, connections):
             reader, _ = await send("POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             assert (await answer_of(reader))[0] == 503
-            resting = [one._patience for one in connections if one._patience.is_waiting]
+            resting = [one for one in connections if one.timeout_keep_alive_task is not None]
             assert len(resting) == 1  # the two that wait for their answers do not rest
-            resting[0].wait(0.01)
+            resting[0].timeout_keep_alive_handler()
             return await reader.read()
 
     assert run(main()) == b""
@@ -240,11 +240,11 @@ def test_a_refusal_just_before_does_not_end_a_request_that_is_served(settings, w
             while not is_asked.is_set():
                 await asyncio.sleep(0.001)
             (one,) = set(connections) - before
-            is_waiting = one._patience.is_waiting
+            clock = one.timeout_keep_alive_task
             gate.set()
-            return [*statuses, (await answer_of(reader))[0]], is_waiting
+            return [*statuses, (await answer_of(reader))[0]], clock
 
-    assert run(main()) == ([503, 200], False)
+    assert run(main()) == ([503, 200], None)
 
 
 def test_a_connection_that_is_gone_leaves_nothing_to_collect(settings, without, gate, pictures):
@@ -266,3 +266,30 @@ def test_a_connection_that_is_gone_leaves_nothing_to_collect(settings, without, 
                 gc.enable()
 
     assert run(main()) is None
+
+
+def test_a_connection_that_is_gone_with_requests_behind_another_leaves_nothing_to_collect(
+    settings, without, gate, pictures, monkeypatch
+):
+    async def main():
+        async with full(settings, without, gate, pictures) as (app, send, connections):
+            before, gallery, is_asked = set(connections), app.state.parts.gallery, threading.Event()
+            stats = gallery.stats
+            monkeypatch.setattr(gallery, "stats", lambda: (is_asked.set(), gate.wait(20), stats())[2])
+            _, writer = await send(3 * "GET /gallery/stats HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not is_asked.is_set():
+                await asyncio.sleep(0.001)
+            (gone,) = map(weakref.ref, set(connections) - before)
+            gc.disable()
+            try:
+                writer.transport.abort()
+                gate.set()  # the first is answered, which tells that nobody reads
+                while connections != before:
+                    await asyncio.sleep(0.001)
+                async with asyncio.timeout(10):
+                    while gone() is not None:
+                        await asyncio.sleep(0.01)
+            finally:
+                gc.enable()
+
+    run(main())

@@ -144,3 +144,14 @@ def test_closing_sends_the_last_spans(monkeypatch):
         traces.close()
         collector.shutdown()
     assert (before, collector.paths) == ([], ["/v1/traces"])
+
+
+def test_fastapi_traces_no_request_a_second_time(client, monkeypatch):
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(memory))
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: provider)
+    assert client.get("/livez").status_code == 200
+    assert memory.get_finished_spans() == ()
