@@ -17,6 +17,13 @@ from tests.service.crowding import answer_of, full, post_of, run
 UPLOAD = "Content-Type: image/png\r\nContent-Length: 1000000\r\n"  # announced, never sent
 
 
+def held_at(gate, gallery, monkeypatch):
+    """Lets whoever asks for the gallery's numbers wait at the gate; gives what tells that somebody does."""
+    stats, is_asked = gallery.stats, threading.Event()
+    monkeypatch.setattr(gallery, "stats", lambda: (is_asked.set(), gate.wait(20), stats())[2])
+    return is_asked
+
+
 @pytest.mark.parametrize("path", ["/embed?encoding_format=base64", "/search?k=3", "/gallery"])
 def test_crops_that_find_no_room_are_refused_before_their_body_comes(settings, without, gate, pictures, path):
     async def main():
@@ -231,9 +238,7 @@ def test_requests_sent_ahead_wait_at_the_entrance_too(settings, without, gate, p
 def test_a_refusal_just_before_does_not_end_a_request_that_is_served(settings, without, gate, pictures, monkeypatch):
     async def main():
         async with full(settings, without, gate, pictures) as (app, send, connections):
-            before, gallery, is_asked = set(connections), app.state.parts.gallery, threading.Event()
-            stats = gallery.stats
-            monkeypatch.setattr(gallery, "stats", lambda: (is_asked.set(), gate.wait(20), stats())[2])
+            before, is_asked = set(connections), held_at(gate, app.state.parts.gallery, monkeypatch)
             refused = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
             reader, _ = await send(refused + "GET /gallery/stats HTTP/1.1\r\nHost: localhost\r\n\r\n")
             statuses = [(await answer_of(reader))[0]]
@@ -273,9 +278,7 @@ def test_a_connection_that_is_gone_with_requests_behind_another_leaves_nothing_t
 ):
     async def main():
         async with full(settings, without, gate, pictures) as (app, send, connections):
-            before, gallery, is_asked = set(connections), app.state.parts.gallery, threading.Event()
-            stats = gallery.stats
-            monkeypatch.setattr(gallery, "stats", lambda: (is_asked.set(), gate.wait(20), stats())[2])
+            before, is_asked = set(connections), held_at(gate, app.state.parts.gallery, monkeypatch)
             _, writer = await send(3 * "GET /gallery/stats HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while not is_asked.is_set():
                 await asyncio.sleep(0.001)
