@@ -68,3 +68,24 @@ def test_a_stranger_is_accepted_once_the_slider_allows_more_and_not_from_a_camer
     expect(page.locator("#verdict")).to_contain_text("Nobody to compare with")
     page.get_by_role("button", name="Without nowhere").click()
     expect(page.locator("#verdict")).to_contain_text("under the threshold")
+
+
+def test_a_match_that_is_about_to_be_replaced_takes_no_click_and_its_successor_takes_it(page):
+    page.set_input_files("#query", SAMPLES / "person-06-garden.jpg")
+    match = page.locator(".match-card .pid").first
+    match.wait_for()
+    held = []
+    page.route("**/search?*", lambda route: held.append(route))
+    page.get_by_text("Filters").click()
+    page.get_by_label("Only cameras").fill("hall")
+    with page.expect_request("**/search?*"):
+        page.get_by_label("Only cameras").press("Enter")
+    box = match.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert page.locator("dialog").count() == 0
+    held.pop().continue_()
+    match.click(delay=300)  # pressed once the answer is there, not before it
+    page.get_by_role("dialog").get_by_role("heading", name="Fay").wait_for()

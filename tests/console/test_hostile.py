@@ -94,8 +94,9 @@ def test_markup_in_every_field_and_file_name_is_shown_as_it_is_and_never_run(key
 
 
 def test_markup_in_an_address_or_a_folders_name_is_shown_as_it_is_and_never_run(keyed, open_page, tmp_path):
-    page = open_page(f"{keyed.url}/#gallery/{MARKUP}", has_key=True)
-    expect(page.locator("#notice-words")).to_contain_text(MARKUP)
+    nobody = f"{MARKUP} nobody"
+    page = open_page(f"{keyed.url}/#gallery/{nobody}", has_key=True)
+    expect(page.locator("#notice-words")).to_contain_text(nobody)
     (tmp_path / "people" / MARKUP).mkdir(parents=True)
     (tmp_path / "people" / "Fay").mkdir()
     for pid in (MARKUP, "Fay"):
@@ -125,8 +126,8 @@ def test_the_page_reads_the_services_own_metrics(service, open_page):
         httpx.post(f"{service.url}/embed", files={"crops": crop}, timeout=60)
     script = """([before, now]) => import('/console/metrics.js').then((all) => {
         const [a, b] = [all.parse(before), all.parse(now)];
-        return [all.increase(a, b, 'reid_requests_total'), all.mean(a, b, 'reid_batch_size'), all.gauge(b, 'reid_queue_crops'),
+        return [all.increase(a, b, 'reid_batch_size_count'), all.mean(a, b, 'reid_batch_size'), all.gauge(b, 'reid_queue_crops'),
                 all.quantile(a, b, 'reid_request_seconds', 0.5), all.quantile(b, b, 'reid_request_seconds', 0.5)];
     })"""
-    requests, batch, queue, median, nothing = page.evaluate(script, [before, httpx.get(f"{service.url}/metrics").text])
-    assert (requests, batch, queue, nothing) == (3, 1, 0, None) and median > 0
+    batches, batch, queue, median, nothing = page.evaluate(script, [before, httpx.get(f"{service.url}/metrics").text])
+    assert (batches, batch, queue, nothing) == (3, 1, 0, None) and median > 0
