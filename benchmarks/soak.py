@@ -3,11 +3,11 @@
     python -m benchmarks.soak --minutes 30
 
 Crops are embedded, enrolled under a fixed number of identities, searched, listed and erased, one picture in ten is broken, and
-some callers hang up; a call without an answer is counted as such. The first third warms up, most of it with twice as many
-callers: what an allocator keeps follows the busiest moment so far, and what is looked for is memory that grows without one. The
-rest is cut into twelve blocks; a line through their means has a slope, told with its 95 % confidence interval: block means
-because neighbouring readings resemble each other, which would make the interval too narrow. Growth is a slope above its
-interval; no growth is told only where the interval is narrower than 5 % of the first block an hour, which would show a leak.
+some callers hang up; a call without an answer is counted as such. The first third warms up, under the same load: a busier one
+would leave the heap below what the mix needs, once the service has given back what was free. The rest is cut into twelve blocks;
+a line through their means has a slope, told with its 95 % confidence interval: block means because neighbouring readings resemble
+each other, which would make the interval too narrow. Growth is a slope above its interval; no growth is told only where the
+interval is narrower than 5 % of the first block an hour, which would show a leak.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CLIENTS = 8
 IDENTITIES = 50
 BLOCKS = 12
 T_95 = 2.228  # Student's t, two-sided 95 %, BLOCKS - 2 degrees of freedom
-CROWDED, WARM_UP = 1 / 4, 1 / 3  # of the time; what the crowd took and is given back must not be measured
+WARM_UP = 1 / 3  # of the time
 READ_S = 1.0
 SHARP = 0.05  # an interval wider than this share of the first block, an hour, would hide a leak
 MIB = 2**20
@@ -129,12 +129,11 @@ async def soak(url: str, files: Sequence[bytes], *, seconds: float, seed: int) -
 
     async def client(number: int) -> None:
         source = random.Random(f"{seed} {number}")
-        until = begun + (seconds if number < CLIENTS else CROWDED * seconds)
-        while time.monotonic() < until:
+        while time.monotonic() < begun + seconds:
             answers[await act(http, files, source)] += 1
 
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        clients = asyncio.gather(*map(client, range(2 * CLIENTS)))
+        clients = asyncio.gather(*map(client, range(CLIENTS)))
         readings = []
         while not clients.done():
             if reading := await read(http, begun):

@@ -28,10 +28,10 @@ quiet = logging.getLogger("service.uvicorn")
 
 
 class Refused(NamedTuple):
-    """The answer to a request that is not handled; the headers are those that it has of its own."""
+    """The answer to a request that is not handled; the lines are the headers that it has of its own."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    lines: bytes
     body: bytes
 
 
@@ -184,11 +184,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._let_in = None  # the one before, with its body
         self.cycle = Answered  # type: ignore[assignment]
         is_last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        headers = [*self.server_state.default_headers, *answer.headers]
-        if is_last:
-            headers.append((b"connection", b"close"))
-        head = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, answer.body))
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        lines += [answer.lines, b"connection: close\r\n" * is_last]
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], b"".join(lines), answer.body))
         if is_last:
             self.transport.close()
         self.on_response_complete()

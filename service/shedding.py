@@ -19,7 +19,7 @@ from service.answers import JSON, error_body, retry_after
 from service.doors import Refused
 from service.entrance import Begin
 from service.errors import ClientGone, ModelNotReady, Overloaded, ServiceError, status_and_code
-from service.middleware import new_request_id, request_id_of, signature
+from service.middleware import new_request_id, request_id_of
 from service.parts import Parts
 from service.pipeline import Pipeline
 from service.refusals import Refusals
@@ -28,17 +28,19 @@ REST_S = 0.015  # of the event loop, while the runtime has enough to do
 GAP_S = 0.005  # between two rests
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
 
+LINES = b"content-type: %b\r\nx-content-type-options: nosniff\r\n" % JSON.encode()
+LINES_OF_ONE = b"%bcontent-length: %d\r\nx-request-id: %b\r\n"
+
 Headers = Mapping[bytes, str]  # by lower-case name
-CONTENT_TYPE = (b"content-type", JSON.encode())
 
 
 class Reason(NamedTuple):
-    """Why requests are refused, and the headers that say more of it."""
+    """Why requests are refused, and what all such answers' headers have in common."""
 
     status: int
     code: str
     message: str
-    headers: list[tuple[bytes, bytes]]
+    lines: bytes
 
 
 class Shedding:
@@ -68,11 +70,11 @@ class Shedding:
         if self._reason is None:
             return None
         request_id = request_id_of(first.get(b"x-request-id", ""))
-        status, code, message, own = self._reason
+        status, code, message, lines = self._reason
         body = error_body(code=code, message=message, request_id=request_id)
         parts.telemetry.count_refused(route=path, status=status, code=code)
         self._refusals.note(code, route=path, client=client, request_id=request_id)
-        return Refused(status, [*own, (b"content-length", b"%d" % len(body)), *signature(request_id)], body)
+        return Refused(status, LINES_OF_ONE % (lines, len(body), request_id.encode()), body)
 
     def let_in(self, scope: Scope, begin: Begin) -> None:
         """See to it that a request is begun; one that finds no room is begun at once, to be told so by its route."""
@@ -100,12 +102,12 @@ class Shedding:
         try:
             pipeline.check_room(ahead=len(pipeline.entrance))
         except ModelNotReady as error:
-            return Reason(*status_and_code(ModelNotReady), str(error), [CONTENT_TYPE])
+            return Reason(*status_and_code(ModelNotReady), str(error), LINES)
         except Overloaded as error:
             if pipeline.batcher.is_behind or pipeline.batcher.has_enough(0):
                 self._rest_soon(parts)
-            headers = [CONTENT_TYPE, (b"retry-after", retry_after(error).encode())]
-            return Reason(*status_and_code(Overloaded), str(error), headers)
+            lines = b"%bretry-after: %b\r\n" % (LINES, retry_after(error).encode())
+            return Reason(*status_and_code(Overloaded), str(error), lines)
         return None
 
     def _rest_soon(self, parts: Parts) -> None:

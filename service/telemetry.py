@@ -5,9 +5,11 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 
+import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from service.manifest import ModelInfo
@@ -109,7 +111,18 @@ class JsonLines(logging.Formatter):
         line |= {"event": record.getMessage(), **getattr(record, "fields", {})}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return ascii_json(line)
+
+
+def ascii_json(content: object) -> str:
+    """Encode as JSON that every terminal and every collector takes; orjson needs a tenth of the time, where it can.
+
+    It refuses half a surrogate pair and numbers beyond 64 bits, and leaves letters beyond ASCII as they are.
+    """
+    with suppress(TypeError):
+        if (text := orjson.dumps(content, default=str)).isascii():
+            return text.decode()
+    return json.dumps(content, default=str, separators=(",", ":"))
 
 
 class TextLines(logging.Formatter):
@@ -124,6 +137,7 @@ class TextLines(logging.Formatter):
 
 def configure_logging(*, form: str, level: str) -> None:
     """Send every log line of the process to standard error in one form."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nothing shows them
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import threading
+from pathlib import Path
 
 import anyio
 import numpy as np
@@ -275,6 +276,17 @@ def test_a_json_log_line_holds_event_and_fields():
     assert (line["event"], line["level"], line["status"], line["ms"]) == ("request", "info", 200, 1.5)
 
 
+@pytest.mark.parametrize("value", ["entrance", "Zoë \u202e", "half \ud800 a pair", 2**70, None])
+def test_a_json_log_line_is_ascii_and_whole_whatever_a_field_holds(value):
+    text = JsonLines().format(record_of(fields={"got": value}))
+    assert text.isascii() and json.loads(text)["got"] == value
+
+
+def test_what_json_has_no_form_for_is_logged_as_text():
+    assert json.loads(JsonLines().format(record_of(fields={"got": Path("a/b"), "name": "Zoë"})))["got"] == "a/b"
+    assert json.loads(JsonLines().format(record_of(fields={"got": Path("a/b")})))["got"] == "a/b"
+
+
 def failure():
     """What an exception that was just raised leaves for the log."""
     try:
@@ -283,7 +295,7 @@ def failure():
         return sys.exc_info()
 
 
-@pytest.mark.parametrize(("form", "first"), [("json", '{"time": '), ("text", "20")])
+@pytest.mark.parametrize(("form", "first"), [("json", '{"time":'), ("text", "20")])
 def test_a_traceback_is_logged_in_the_form_of_all_lines(form, first):
     log = JsonLines() if form == "json" else TextLines()
     text = log.format(record_of(exc_info=failure()))
@@ -291,7 +303,7 @@ def test_a_traceback_is_logged_in_the_form_of_all_lines(form, first):
     assert "\n" not in text or form == "text"
 
 
-@pytest.mark.parametrize(("form", "first"), [("json", '{"time": '), ("text", "20")])
+@pytest.mark.parametrize(("form", "first"), [("json", '{"time":'), ("text", "20")])
 def test_every_line_of_the_process_has_the_form_that_is_set_and_at_least_the_level(capsys, form, first):
     root = logging.getLogger()
     handlers, level = root.handlers.copy(), root.level
