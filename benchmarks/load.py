@@ -22,12 +22,16 @@ BOUNDARY = "reid-load"
 
 @dataclass
 class Waits:
-    """What a load gave: seconds of every good answer, statuses of the others, the whole time, CPU seconds of this process."""
+    """What a load gave: seconds of every good answer, statuses of the others, the whole time, CPU seconds of this process.
+
+    `warming` requests were answered before, and count in nothing else.
+    """
 
     seconds: list[float] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
     total_s: float = 0.0
     cpu_s: float = 0.0
+    warming: int = 0
 
     def figures(self, *, crops_per_request: int) -> dict[str, float]:
         """Returns crops per second, percentiles in milliseconds, the share refused, and the client's CPU time a request."""
@@ -120,7 +124,7 @@ async def closed_loop(url: str, requests: Sequence[bytes], *, clients: int, num_
     connections = [await Connection.open(url) for _ in range(clients)]
     await asyncio.gather(*(one.ask(requests[0]) for one in connections))
     numbers = iter(range(num_requests))
-    waits = Waits()
+    waits = Waits(warming=clients)
 
     async def client(connection: Connection) -> None:
         for number in numbers:
