@@ -26,6 +26,7 @@ from service import crops
 from service.embedder import Embedder, granted_cores
 from service.errors import ServiceError
 from service.pipeline import Pipeline, content_hash
+from service.processor import compute_in_long_turns
 from service.telemetry import Telemetry
 
 CALLERS = 64
@@ -162,6 +163,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     width, height = args.size
+    compute_in_long_turns()  # as the service does
     try:
         embedder = Embedder.open(args.artefact, provider="cpu", threads=args.threads)
     except ServiceError as error:

@@ -18,6 +18,7 @@ from service.embedder import granted_cores, one_line
 from service.errors import ServiceError, SettingRefused
 from service.memory import collect_rarely, share_heaps
 from service.parts import open_embedder, open_gallery
+from service.processor import compute_in_long_turns
 from service.server import connection_limit, make_server
 from service.settings import Settings, describe_settings, given_names, read_settings, unknown_settings
 from service.shedding import Shedding
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
 
 def serve(settings: Settings) -> int:
     """Open everything that can fail, cheapest first, then serve."""
+    compute_in_long_turns()
     share_heaps(granted_cores())
     configure_logging(form=settings.log_format, level=settings.log_level)
     for complaint in unknown_settings(given_names()):
