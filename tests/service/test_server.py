@@ -103,6 +103,13 @@ def test_a_crop_goes_in_and_is_found_after_a_restart(start, pictures):
     assert httpx.get(f"{url}/readyz").status_code == 200
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="another system")
+def test_its_threads_interrupt_nobody_when_they_wake(start):
+    server = start()
+    server.url()
+    assert os.sched_getscheduler(server.process.pid) == os.SCHED_BATCH
+
+
 def under_way(url, body):
     """Send the head of a POST /embed, and return its connection once the service asks for the body."""
     address = urlsplit(url)
