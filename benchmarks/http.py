@@ -126,7 +126,7 @@ def measure_round(
         after = read_metrics(url)
         later = reference()
         row = waits.figures(crops_per_request=crops_per_request)
-        num_requests = waits.warming + len(waits.seconds)  # of which the service has had the work
+        num_requests = waits.warming + len(waits.seconds)  # what refusals took is charged to them
         row["cpu_ms"] = 1000 * (after.cpu_s - before.cpu_s) / max(1, crops_per_request * num_requests)
         rows[name] = row | compared(row, {key: (earlier[key] + later[key]) / 2 for key in earlier})
         batches[name] = histogram(before.sizes, after.sizes)

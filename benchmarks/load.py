@@ -24,7 +24,7 @@ BOUNDARY = "reid-load"
 class Waits:
     """What a load gave: seconds of every good answer, statuses of the others, the whole time, CPU seconds of this process.
 
-    `warming` requests were answered before, and count in nothing else.
+    `warming` good answers were given before, and count in nothing else.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -122,9 +122,9 @@ async def ask(connection: Connection, content: bytes, waits: Waits, due: float) 
 async def closed_loop(url: str, requests: Sequence[bytes], *, clients: int, num_requests: int) -> Waits:
     """Sends `num_requests` from so many clients, after one each that does not count."""
     connections = [await Connection.open(url) for _ in range(clients)]
-    await asyncio.gather(*(one.ask(requests[0]) for one in connections))
+    statuses = await asyncio.gather(*(one.ask(requests[0]) for one in connections))
     numbers = iter(range(num_requests))
-    waits = Waits(warming=clients)
+    waits = Waits(warming=statuses.count(200))
 
     async def client(connection: Connection) -> None:
         for number in numbers:

@@ -4,7 +4,8 @@
     python -m benchmarks.pipeline --size 150x300 --decode-threads 1 2 4
 
 Stages are timed one after the other in one thread: microseconds of CPU time a crop. The service's own pipeline (decoding in
-threads, batches, the runtime) then takes crops from 64 callers; its ratio is to the bare runtime in the same round.
+threads, batches, the runtime; scheduled like the service's) then takes crops from 64 callers; its ratio is to the bare runtime
+in the same round.
 """
 
 import argparse

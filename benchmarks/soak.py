@@ -3,11 +3,11 @@
     python -m benchmarks.soak --minutes 30
 
 Crops are embedded, enrolled under a fixed number of identities, searched, listed and erased, one picture in ten is broken, and
-some callers hang up; a call without an answer is counted as such. The first third warms up, under the same load: a busier one
-would leave the heap below what the mix needs, once the service has given back what was free. The rest is cut into twelve blocks;
-a line through their means has a slope, told with its 95 % confidence interval: block means because neighbouring readings resemble
-each other, which would make the interval too narrow. Growth is a slope above its interval; no growth is told only where the
-interval is narrower than 5 % of the first block an hour, which would show a leak.
+some callers hang up; a call without an answer is counted as such. The first third warms up, under the same load, and should be
+long: an allocator's heap follows the busiest moment so far, and such moments get rarer. The rest is cut into twelve blocks; a
+line through their means has a slope, told with its 95 % confidence interval: block means because neighbouring readings
+resemble each other, which would make the interval too narrow. Growth is a slope above its interval; no growth is told only
+where the interval is narrower than 5 % of the first block an hour, which would show a leak.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.answers import error_body
 from service.entrance import Begin
-from service.middleware import new_request_id
+from service.middleware import NOSNIFF, new_request_id
 from service.receiving import SLOWEST_BYTES_S
 from service.refusals import Refusals
 
@@ -28,7 +28,7 @@ quiet = logging.getLogger("service.uvicorn")
 
 
 class Refused(NamedTuple):
-    """The answer to a request that is not handled; the lines are the headers that it has of its own."""
+    """The answer to a request that is not handled; the lines are the headers that it has of its own, each ended by CRLF."""
 
     status: int
     lines: bytes
@@ -230,6 +230,7 @@ class GuardedProtocol(HttpToolsProtocol):
         body = error_body(code=code, message=message, request_id=request_id)
         phrase = http.HTTPStatus(status).phrase
         lines = [f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += [f"{name.decode()}: {value.decode()}" for name, value in (*self.server_state.default_headers, NOSNIFF)]
         lines += ["Retry-After: 1"] * (status == 503)  # the least that makes sense, as nothing tells when there will be room
         lines += [f"X-Request-ID: {request_id}", "Connection: close", "", ""]
         self.transport.write("\r\n".join(lines).encode() + body)

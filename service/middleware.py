@@ -17,6 +17,7 @@ log = logging.getLogger("service")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # any other would be a label of its own
 IDS = random.Random()  # of our own, which nobody seeds
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -109,7 +110,7 @@ def new_request_id() -> str:
 
 def signature(request_id: str) -> list[tuple[bytes, bytes]]:
     """Give the headers that every answer has."""
-    return [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    return [(b"x-request-id", request_id.encode()), NOSNIFF]
 
 
 def surprise(request: Request) -> ASGIApp:

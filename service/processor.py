@@ -1,16 +1,21 @@
 """How the process takes the machine's cores: in long turns, and giving way to others."""
 
 import os
+import sys
 from contextlib import suppress
 
 
 def compute_in_long_turns() -> None:
-    """Let no thread of this process interrupt another at the moment it wakes (Linux: SCHED_BATCH); for threads made from now on.
+    """Let no thread of this process, nor any that these make, interrupt another at the moment it wakes (Linux: SCHED_BATCH).
 
-    A forward pass that is stopped for every request that comes and every crop to be decoded loses its caches each time. Those
-    who woke begin at the next tick, a few milliseconds later, where no core is free, and at once where one is; and no share of
-    the processor is lost by it. Whoever has chosen another policy for the process keeps it.
+    A forward pass that is stopped for every request that comes and every crop to be decoded loses its caches each time. Where
+    no core is free, whoever woke begins at the kernel's next tick, 1 to 10 ms later by its build, each time that he wakes, and
+    other processes are not interrupted either; where one is free, at once. No share of the processor is lost by it. A thread
+    with another policy than the usual one keeps it.
     """
-    with suppress(AttributeError, OSError):  # another system, or one that allows it to nobody
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if sys.platform != "linux":
+        return
+    for thread in map(int, os.listdir("/proc/self/task")):  # libraries made some when they were imported
+        with suppress(OSError):  # it has ended, or a sandbox allows it to nobody
+            if os.sched_getscheduler(thread) == os.SCHED_OTHER:
+                os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))

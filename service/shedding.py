@@ -19,7 +19,7 @@ from service.answers import JSON, error_body, retry_after
 from service.doors import Refused
 from service.entrance import Begin
 from service.errors import ClientGone, ModelNotReady, Overloaded, ServiceError, status_and_code
-from service.middleware import new_request_id, request_id_of
+from service.middleware import NOSNIFF, new_request_id, request_id_of
 from service.parts import Parts
 from service.pipeline import Pipeline
 from service.refusals import Refusals
@@ -28,7 +28,7 @@ REST_S = 0.015  # of the event loop, while the runtime has enough to do
 GAP_S = 0.005  # between two rests
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
 
-LINES = b"content-type: %b\r\nx-content-type-options: nosniff\r\n" % JSON.encode()
+LINES = b"".join(b"%b: %b\r\n" % header for header in ((b"content-type", JSON.encode()), NOSNIFF))
 LINES_OF_ONE = b"%bcontent-length: %d\r\nx-request-id: %b\r\n"
 
 Headers = Mapping[bytes, str]  # by lower-case name

@@ -5,7 +5,6 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 
@@ -17,6 +16,7 @@ from service.passes import BatchReport
 from service.tracing import NO_TRACES, Traces
 
 FAST_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+DEL = b"\x7f"
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -115,14 +115,15 @@ class JsonLines(logging.Formatter):
 
 
 def ascii_json(content: object) -> str:
-    """Encode as JSON that every terminal and every collector takes; orjson needs a tenth of the time, where it can.
+    """Encode as JSON of printable ASCII, which no terminal obeys; what JSON has no form for becomes text.
 
-    It refuses half a surrogate pair and numbers beyond 64 bits, and leaves letters beyond ASCII as they are.
+    By orjson, in a fifth of the time, which leaves letters beyond ASCII as they are; the standard encoder spells those out.
     """
-    with suppress(TypeError):
-        if (text := orjson.dumps(content, default=str)).isascii():
-            return text.decode()
-    return json.dumps(content, default=str, separators=(",", ":"))
+    try:
+        text = orjson.dumps(content, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # half a surrogate pair, or a number beyond 64 bits
+        return json.dumps(content, default=str, separators=(",", ":"))
+    return text.decode() if text.isascii() and DEL not in text else json.dumps(orjson.loads(text), separators=(",", ":"))
 
 
 class TextLines(logging.Formatter):

@@ -7,7 +7,7 @@ import { bothOrders, cards, verdictBox } from "./matches.js";
 import { chosenPicture, crop } from "./pictures.js";
 import { offer, questions } from "./samples.js";
 import { calibrationOf, cosineAt, meaning, oneIn, rateAt, reachedAt } from "./thresholds.js";
-import { byId, complain, count, h, quiet } from "./ui.js";
+import { byId, complain, count, h, quiet, released } from "./ui.js";
 
 const MATCHES = 24;
 const NARROW = "(max-width: 48rem)"; // the answer stands below the question
@@ -79,6 +79,7 @@ async function run({ isAsked = false } = {}) {
     const isBoth = byId("rerank").checked;
     const plain = await ask(false, mine.signal);
     const reranked = isBoth ? await ask(true, mine.signal) : null;
+    await released(byId("matches"));
     if (mine !== state.under) return;
     showAnswer(plain, reranked);
     if (isAsked && matchMedia(NARROW).matches) byId("verdict").scrollIntoView();
@@ -132,6 +133,7 @@ function showAsked() {
     if (state.crops.length) run();
     else {
       state.under?.abort();
+      state.under = null;
       clearAnswer();
       showEmpty();
     }

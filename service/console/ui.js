@@ -1,5 +1,7 @@
 // Elements, words and dialogs. Everything from outside is put in as text, never as markup.
 
+const RELEASE_MS = 50; // between two looks
+
 export const byId = (id) => document.getElementById(id);
 
 function make(made, attributes, children) {
@@ -71,6 +73,11 @@ export function complain(error) {
 
 export function quiet() {
   byId("notice").hidden = true;
+}
+
+// Waits while a button is held down on a place: what is replaced between press and release loses the click.
+export async function released(place) {
+  while (place.matches(":active")) await new Promise((resume) => setTimeout(resume, RELEASE_MS));
 }
 
 // Runs what a control asks for: it is disabled meanwhile, and what goes wrong is said.

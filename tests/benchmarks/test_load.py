@@ -50,7 +50,7 @@ def closed(num_requests=6, clients=2):
 def test_a_closed_loop_sends_so_many_from_so_many_clients_and_warms_up_each():
     server = Server(delay_s=0.01)
     waits = server.put(closed())
-    assert (len(waits.seconds), waits.refused) == (6, [])
+    assert (len(waits.seconds), waits.refused, waits.warming) == (6, [], 2)
     assert server.bodies == [b"abc"] * 8
     assert (server.connections, server.most_open) == (2, 2)
     assert min(waits.seconds) > 0.005  # timers may fire a little early
@@ -58,7 +58,7 @@ def test_a_closed_loop_sends_so_many_from_so_many_clients_and_warms_up_each():
 
 def test_refusals_are_counted_apart():
     waits = Server(status=503).put(closed())
-    assert (waits.seconds, waits.refused) == ([], [503] * 6)
+    assert (waits.seconds, waits.refused, waits.warming) == ([], [503] * 6, 0)
     assert waits.figures(crops_per_request=1)["refused"] == 1
 
 

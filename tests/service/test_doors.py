@@ -230,6 +230,7 @@ def test_a_long_url_is_read():
 def test_what_is_no_http_is_refused_in_the_form_of_all_errors():
     answer = answer_to(b"hello\r\n\r\n", PATIENT)
     assert answer.startswith(b"HTTP/1.1 400 ") and error_of(answer) == "invalid_http"
+    assert b"\r\ndate: " in answer and b"\r\nx-content-type-options: nosniff\r\n" in answer
 
 
 def test_bytes_that_come_after_the_refusal_are_dropped():

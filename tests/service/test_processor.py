@@ -8,49 +8,51 @@ import pytest
 
 from service import processor
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="another system")
+
 ASK = """
 import os, threading
+def tell(policies):
+    policies.append(os.sched_getscheduler(0))
+def told(*, wait):
+    policies = []
+    thread = threading.Thread(target=lambda: (wait.wait(), tell(policies)))
+    thread.start()
+    return thread, policies
+os.sched_setscheduler(0, os.{policy}, os.sched_param(0))
+earlier_may = threading.Event()
+earlier, of_earlier = told(wait=earlier_may)
 from service.processor import compute_in_long_turns
-{before}
 compute_in_long_turns()
-policies = [os.sched_getscheduler(0)]
-thread = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
-thread.start()
-thread.join()
-print(*policies)
+earlier_may.set()
+later, of_later = told(wait=earlier_may)
+earlier.join(); later.join()
+print(os.sched_getscheduler(0), *of_earlier, *of_later)
 """
-linux = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="another system")
 
 
-def policies(before=""):
-    """The policies of a process and of a thread that it makes afterwards."""
-    done = subprocess.run([sys.executable, "-c", ASK.format(before=before)], capture_output=True, text=True, check=True)
-    return [int(policy) for policy in done.stdout.split()]
+def policies(policy):
+    """The policies of a process's own thread, one made before and one made after, the first two having begun with this one."""
+    done = subprocess.run([sys.executable, "-c", ASK.format(policy=policy)], capture_output=True, text=True, check=True)
+    return [int(found) for found in done.stdout.split()]
 
 
-@linux
-def test_the_process_and_the_threads_that_it_makes_interrupt_nobody():
-    assert policies() == [os.SCHED_BATCH] * 2
+def test_no_thread_of_the_process_interrupts_anybody():
+    assert policies("SCHED_OTHER") == [os.SCHED_BATCH] * 3
 
 
-@linux
 def test_a_policy_that_somebody_chose_stays():
-    assert policies("os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))") == [os.SCHED_IDLE] * 2
+    assert policies("SCHED_IDLE") == [os.SCHED_IDLE] * 3
 
 
-@linux
-def test_where_it_is_not_permitted_nothing_changes(monkeypatch):
-    def refuse(*_):
+def test_a_sandbox_that_refuses_stops_nothing(monkeypatch):
+    asked = []
+
+    def refuse(thread, *_):
+        asked.append(thread)
         raise PermissionError
 
-    before = os.sched_getscheduler(0)
-    monkeypatch.setattr(os, "sched_getscheduler", lambda pid: os.SCHED_OTHER)
+    monkeypatch.setattr(os, "sched_getscheduler", lambda thread: os.SCHED_OTHER)
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     processor.compute_in_long_turns()
-    monkeypatch.undo()
-    assert os.sched_getscheduler(0) == before
-
-
-def test_on_another_system_nothing_changes(monkeypatch):
-    monkeypatch.delattr(os, "sched_getscheduler", raising=False)
-    processor.compute_in_long_turns()
+    assert os.getpid() in asked
