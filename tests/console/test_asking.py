@@ -93,3 +93,12 @@ def test_a_match_that_is_pressed_while_a_newer_answer_comes_is_opened(page):
     page.get_by_role("link", name="Search", exact=True).click()
     expect(page.locator("#matches.stale")).to_have_count(0)  # released: the newer answer is shown
     expect(page.locator(".match-card .seen").first).to_contain_text("hall")
+
+
+def test_a_crop_that_is_taken_away_while_it_is_searched_leaves_the_page_as_it_was(page):
+    page.route("**/search?*", lambda route: None)  # never answered
+    with page.expect_request("**/search?*"):
+        page.set_input_files("#query", SAMPLES / "person-06-garden.jpg")
+    page.get_by_role("button", name="Without person-06-garden.jpg").click()
+    page.wait_for_timeout(300)  # for the search that is called off
+    assert page.locator("#matches .placeholder").inner_text() == "Matches will stand here, the closest first."
