@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 from contextlib import suppress
+from functools import cache
 
 M_ARENA_MAX = -8  # <malloc.h>
 YOUNG = 10_000  # new objects between two collections; by Python's 700 a full queue's are looked through again and again
@@ -20,7 +21,7 @@ def share_heaps(cores: int) -> None:
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, max(1, cores // 2))
+        libc().mallopt(M_ARENA_MAX, max(1, cores // 2))
 
 
 def collect_rarely() -> None:
@@ -40,4 +41,10 @@ async def keep_trimmed() -> None:
 def trim() -> None:
     """Give back once; nothing where there is another C library than glibc."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        libc().malloc_trim(0)
+
+
+@cache
+def libc() -> ctypes.CDLL:
+    """Give the C library, opened once: each opening makes a class that stays until a collection, and pins pages of the heap."""
+    return ctypes.CDLL(None)

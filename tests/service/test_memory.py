@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import os
 import platform
 import subprocess
@@ -60,7 +61,7 @@ print(gc.get_freeze_count() > 1000, gc.get_threshold()[0])
 @pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
 def test_heaps_that_the_environment_asks_for_are_left_as_they_are(monkeypatch, variable):
     monkeypatch.setenv(variable, "2")
-    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("it was asked for others"))
+    monkeypatch.setattr(memory, "libc", lambda: pytest.fail("it was asked for others"))
     share_heaps(2)
 
 
@@ -85,8 +86,21 @@ def test_what_is_free_between_what_is_kept_is_given_back():
         libc.free(ctypes.c_void_p(block))
 
 
+@pytest.mark.skipif(not IS_GLIBC, reason="heaps of glibc")
+def test_giving_back_leaves_nothing_itself():
+    trim()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            trim()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_another_library_has_nothing_to_give_back(monkeypatch):
-    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    monkeypatch.setattr(memory, "libc", object)
     trim()
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     share_heaps(2)
