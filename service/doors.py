@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import http
 import logging
 import sys
 import termios
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.answers import error_body
+from service.answers import JSON, error_body
 from service.entrance import Begin
 from service.middleware import NOSNIFF, new_request_id
 from service.receiving import SLOWEST_BYTES_S
@@ -22,6 +21,8 @@ from service.refusals import Refusals
 
 HEAD_BYTES = 65_536  # an embedding of 2048 floats in a URL takes 11,000
 READ_SHARE = 0.5  # of SLOWEST_BYTES_S is enough in a single window: the kernels of both sides take in and free in steps
+
+LINES = b"".join(b"%b: %b\r\n" % header for header in ((b"content-type", JSON.encode()), NOSNIFF))  # of every refusal
 
 log = logging.getLogger("service")
 quiet = logging.getLogger("service.uvicorn")
@@ -33,6 +34,12 @@ class Refused(NamedTuple):
     status: int
     lines: bytes
     body: bytes
+
+
+def refused(status: int, lines: bytes, *, code: str, message: str, request_id: str) -> Refused:
+    """Write an error down in the form of all errors."""
+    body = error_body(code=code, message=message, request_id=request_id)
+    return Refused(status, b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (lines, len(body), request_id.encode()), body)
 
 
 class Shed(Protocol):
@@ -183,13 +190,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._let_in = None  # the one before, with its body
         self.cycle = Answered  # type: ignore[assignment]
-        is_last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        self._write(answer, is_last=self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive())
+        self.on_response_complete()
+
+    def _write(self, answer: Refused, *, is_last: bool) -> None:
+        """Write a refusal; the last one ends the connection."""
         lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         lines += [answer.lines, b"connection: close\r\n" * is_last]
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], b"".join(lines), answer.body))
         if is_last:
             self.transport.close()
-        self.on_response_complete()
 
     def _watch_reader(self, unread: int) -> None:
         self._reader_timer = self.loop.call_later(self._doors.patience_s, self._check_reader, unread)
@@ -227,14 +237,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer in the form of all errors, below the application, and close."""
         request_id = new_request_id()
         self._refusals.note(code, client=self.client, request_id=request_id)
-        body = error_body(code=code, message=message, request_id=request_id)
-        phrase = http.HTTPStatus(status).phrase
-        lines = [f"HTTP/1.1 {status} {phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-        lines += [f"{name.decode()}: {value.decode()}" for name, value in (*self.server_state.default_headers, NOSNIFF)]
-        lines += ["Retry-After: 1"] * (status == 503)  # the least that makes sense, as nothing tells when there will be room
-        lines += [f"X-Request-ID: {request_id}", "Connection: close", "", ""]
-        self.transport.write("\r\n".join(lines).encode() + body)
-        self.transport.close()
+        lines = LINES + b"retry-after: 1\r\n" * (status == 503)  # the least that makes sense, as nothing tells when there is room
+        self._write(refused(status, lines, code=code, message=message, request_id=request_id), is_last=True)
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:

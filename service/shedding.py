@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from starlette.types import Scope
 
 from service.access import Access
-from service.answers import JSON, error_body, retry_after
-from service.doors import Refused
+from service.answers import retry_after
+from service.doors import LINES, Refused, refused
 from service.entrance import Begin
 from service.errors import ClientGone, ModelNotReady, Overloaded, ServiceError, status_and_code
-from service.middleware import NOSNIFF, new_request_id, request_id_of
+from service.middleware import new_request_id, request_id_of
 from service.parts import Parts
 from service.pipeline import Pipeline
 from service.refusals import Refusals
@@ -27,9 +27,6 @@ from service.refusals import Refusals
 REST_S = 0.015  # of the event loop, while the runtime has enough to do
 GAP_S = 0.005  # between two rests
 WRITES = {"/embed": False, "/search": False, "/gallery": True}  # whose POSTs bring crops, and whether they want a full key
-
-LINES = b"".join(b"%b: %b\r\n" % header for header in ((b"content-type", JSON.encode()), NOSNIFF))
-LINES_OF_ONE = b"%bcontent-length: %d\r\nx-request-id: %b\r\n"
 
 Headers = Mapping[bytes, str]  # by lower-case name
 
@@ -71,10 +68,9 @@ class Shedding:
             return None
         request_id = request_id_of(first.get(b"x-request-id", ""))
         status, code, message, lines = self._reason
-        body = error_body(code=code, message=message, request_id=request_id)
         parts.telemetry.count_refused(route=path, status=status, code=code)
         self._refusals.note(code, route=path, client=client, request_id=request_id)
-        return Refused(status, LINES_OF_ONE % (lines, len(body), request_id.encode()), body)
+        return refused(status, lines, code=code, message=message, request_id=request_id)
 
     def let_in(self, scope: Scope, begin: Begin) -> None:
         """See to it that a request is begun; one that finds no room is begun at once, to be told so by its route."""

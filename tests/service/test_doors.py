@@ -274,7 +274,7 @@ def test_one_connection_too_many_is_told_so_and_the_others_are_served():
 
     refused = asyncio.run(main())
     assert refused.startswith(b"HTTP/1.1 503 ") and error_of(refused) == "overloaded"
-    assert b"\r\nRetry-After: 1\r\n" in refused
+    assert b"\r\nretry-after: 1\r\n" in refused
 
 
 def test_many_connections_that_come_at_once_are_taken_in_within_a_few_turns_of_the_loop():
@@ -312,7 +312,7 @@ def test_refusals_are_counted_each_and_logged_together_and_bear_an_id(caplog):
 
     head, _, body = asyncio.run(main()).partition(b"\r\n\r\n")
     request_id = json.loads(body)["error"]["request_id"]
-    assert len(request_id) == 32 and f"X-Request-ID: {request_id}".encode() in head
+    assert len(request_id) == 32 and f"x-request-id: {request_id}".encode() in head
     told = [record for record in caplog.records if record.levelname == "WARNING"]
     assert counted == ["invalid_http"] * 5 and len(told) < 5 and told[0].fields["codes"] == {"invalid_http": 1}
 
