@@ -133,7 +133,8 @@ def read_npy(body: bytes, *, max_crops: int) -> list[Pixels]:
     except Exception as error:  # the header is Python source: ValueError, SyntaxError, KeyError, RecursionError ...
         raise InvalidRequest(f"got a broken .npy header ({error}), wanted numpy.save of uint8 [N,H,W,3]") from None
     rest = len(body) - buffer.tell()
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or min(shape) < 1:
+    whole = all(type(size) is int for size in shape)  # numpy lets True through, and fails on it later
+    if dtype != np.uint8 or len(shape) != 4 or not whole or shape[3] != 3 or fortran or min(shape) < 1:
         order = "Fortran" if fortran else "C"
         raise InvalidRequest(f"got {dtype} {shape} in {order} order, wanted uint8 [N,H,W,3] RGB in C order")
     if shape[0] > max_crops:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.crops import read_npy
@@ -92,10 +93,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 async def read_form(request: Request, limits: Limits) -> Intake:
-    """Receive multipart/form-data: files in the field `crops`, text in any other."""
+    """Receive multipart/form-data: files in the field `crops`, text in UTF-8 in any other."""
+    kind = request.headers["content-type"]
+    charset = parse_options_header(kind)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8"):
+        raise InvalidRequest(f"got a form with charset={charset}, wanted UTF-8: leave it out")
     pieces = stream_body(request, limits)
     parser = MultiPartParser(
-        request.headers,
+        Headers({"content-type": f"{kind}; charset=latin-1"}),  # which keeps bytes as they came: it guesses at what is no UTF-8
         pieces,
         max_files=limits.crops,
         max_fields=FIELDS_PER_CROP * limits.crops,
@@ -113,6 +118,7 @@ async def read_form(request: Request, limits: Limits) -> Intake:
     fields: dict[str, list[str]] = {}
     try:
         for name, value in form.multi_items():
+            name = text_of(name, "a field's name")
             if isinstance(value, UploadFile) and name != "crops":
                 raise InvalidRequest(f"got a file in the field {name!r}, wanted files in the field 'crops' only")
             if isinstance(value, UploadFile):
@@ -120,10 +126,18 @@ async def read_form(request: Request, limits: Limits) -> Intake:
             elif name == "crops":
                 raise InvalidRequest("got text in the field 'crops', wanted files; with curl: -F crops=@picture.jpg")
             else:
-                fields.setdefault(name, []).append(value)
+                fields.setdefault(name, []).append(text_of(value, name))
     finally:
         await form.close()
     return Intake(crops, fields)
+
+
+def text_of(latin: str, where: str) -> str:
+    """Decode UTF-8 that was read as Latin-1; `where` begins the refusal."""
+    try:
+        return latin.encode("latin-1").decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{where}: got bytes that are no UTF-8 ({error.reason}), wanted text in UTF-8") from None
 
 
 def read_json(body: bytes, limits: Limits) -> Intake:

@@ -237,6 +237,8 @@ def hostile_header(text):
         hostile_header(b" " * 4000),
         hostile_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -2, 2, 3)}") + b"\0" * 12,
         hostile_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1L, 2, 2, 3)}") + b"\0" * 12,
+        hostile_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 2, 2, 3)}") + b"\0" * 12,
+        hostile_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1, True, 4, 3)}") + b"\0" * 12,
     ],
 )
 def test_a_hostile_npy_header_is_refused(body):
