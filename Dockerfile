@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
 # The service alone: service/ and gallery/, no torch. CPU by default; for an NVIDIA GPU: docker build --build-arg VARIANT=gpu .
+# For CPUs with AMX: --build-arg VARIANT=cpu,openvino, and REID_PROVIDER=openvino.
 # faiss-cpu and faiss-gpu, onnxruntime and onnxruntime-gpu share module folders: VARIANT picks exactly one set.
 FROM python:3.11-slim-bookworm AS build
 ARG VARIANT=cpu
@@ -12,7 +13,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
  && /venv/bin/pip install --disable-pip-version-check --constraint constraints.txt --requirement /tmp/requirements.txt
 import sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-print("\n".join(project["dependencies"] + project["optional-dependencies"][sys.argv[1]]))
+print("\n".join(sum((project["optional-dependencies"][one] for one in sys.argv[1].split(",")), project["dependencies"])))
 PY
 
 FROM python:3.11-slim-bookworm

@@ -42,6 +42,11 @@ def embedder_work(embedder: Embedder, crops: np.ndarray) -> Work:
     return work
 
 
+def opened_work(open_it: Callable[[], Embedder], crops: np.ndarray) -> Work:
+    """Returns one call of an embedder that is opened now."""
+    return embedder_work(open_it(), crops)
+
+
 def torch_work(graph: Callable[[torch.Tensor], torch.Tensor], crops: np.ndarray) -> Work:
     """Returns one call of a torch network."""
     batch = torch.from_numpy(crops)
@@ -155,6 +160,8 @@ def cases_of(args: argparse.Namespace, batch_size: int) -> dict[str, Work]:
         crops = drawn_crops(batch_size, height=facts["input"]["height"], width=facts["input"]["width"])
         embedder = Embedder.open(artefact, provider="cpu", threads=args.threads)
         cases[case_name(artefact, facts)] = embedder_work(embedder, crops)
+        on_openvino = partial(Embedder.open, artefact, provider="openvino", threads=args.threads)
+        others[f"{case_name(artefact, facts)}, on OpenVINO"] = lazily(partial(opened_work, on_openvino, crops))
         others |= openvino_cases(artefact, crops, precision=facts["precision"], threads=args.threads)
     if args.checkpoint:
         config = checkpoint.load_facts(args.checkpoint).config

@@ -146,7 +146,7 @@ def compared(row: Row, bare_row: Row) -> Row:
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Row], dict[str, dict[str, int]]]:
     """Runs every case once a round; returns medians over the rounds, and the batches of all rounds by largest size."""
-    files, embedder = jpegs(64), Embedder.open(args.artefact, provider="cpu", threads=args.threads)
+    files, embedder = jpegs(64), Embedder.open(args.artefact, provider=args.provider, threads=args.threads)
     reference = partial(alone, embedder, seconds=args.seconds)
     seen: dict[str, list[Row]] = defaultdict(list)
     batches: dict[str, Counter[str]] = defaultdict(Counter)
@@ -154,7 +154,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Row], dict[str, dict[st
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urls = {}
         for batch_max in args.batch_max:
-            settings = {"REID_BATCH_MAX": str(batch_max), "REID_THREADS": str(args.threads)}
+            settings = {"REID_BATCH_MAX": str(batch_max), "REID_THREADS": str(args.threads), "REID_PROVIDER": args.provider}
             urls[batch_max] = stack.enter_context(running_service(args.artefact, folder / str(batch_max), **settings))
         for _ in range(args.rounds):
             for batch_max, url in urls.items():
@@ -189,6 +189,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--batch-max", type=int, nargs="+", default=[0], metavar="N", help="REID_BATCH_MAX of the services (0: what suits)"
     )
+    parser.add_argument("--provider", choices=("cpu", "openvino"), default="cpu", help="which runtime (cpu: ONNX Runtime)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the runtime (every granted core)")
     parser.add_argument("--num-crops", type=int, default=1024, metavar="N", help="crops of each case and round (1024)")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="X", help="of the bare runtime, each size and time (0.5)")
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(line(case, row))
     for case, sizes in batches.items():
         print(f"{case}: forward passes by largest size {dict(sorted(sizes.items(), key=lambda pair: float(pair[0])))}")
-    settings = {"threads": args.threads, "num_crops": args.num_crops, "rounds": args.rounds}
+    settings = {"threads": args.threads, "provider": args.provider, "num_crops": args.num_crops, "rounds": args.rounds}
     content: dict[str, Any] = {"machine": machine(), "versions": rounds.versions(), "settings": settings}
     rounds.write(args.json, {"schema_version": 1, **content, "cases": table, "batches": batches})
 

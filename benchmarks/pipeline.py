@@ -144,6 +144,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--artefact", type=Path, default=Path("service/model"), metavar="DIR", help="exported model (the bundled one)"
     )
     parser.add_argument("--size", type=size_of, default=(64, 128), metavar="WxH", help="of the JPEG files (64x128)")
+    parser.add_argument("--provider", choices=("cpu", "openvino"), default="cpu", help="which runtime (cpu: ONNX Runtime)")
     parser.add_argument("--threads", type=int, default=cores, metavar="N", help="of the runtime (every granted core)")
     parser.add_argument(
         "--decode-threads", type=int, nargs="+", default=[1, 2], metavar="N", help="(1 2); the service takes 2 or more"
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     width, height = args.size
     compute_in_long_turns()  # as the service does
     try:
-        embedder = Embedder.open(args.artefact, provider="cpu", threads=args.threads)
+        embedder = Embedder.open(args.artefact, provider=args.provider, threads=args.threads)
     except ServiceError as error:
         sys.exit(f"pipeline: {error}")
     files = jpegs(args.num_crops, height=height, width=width)
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"  {name:<8}{cost:>10.0f} us of CPU a crop{100 * cost / whole:>8.1f} %")
     figures = rates(embedder, files, args)
     print(rounds.table(figures))
-    settings = {"size": args.size, "threads": args.threads, "num_crops": args.num_crops}
+    settings = {"size": args.size, "threads": args.threads, "provider": args.provider, "num_crops": args.num_crops}
     rounds.write(args.json, rounds.report({"rates": figures}, **settings) | {"stages_us": costs})
 
 

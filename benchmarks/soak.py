@@ -149,7 +149,9 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     """Runs everything against a service of its own; returns the figures."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_service(args.artefact, Path(folder) / "gallery", REID_THREADS=str(args.threads)) as url,
+        running_service(
+            args.artefact, Path(folder) / "gallery", REID_THREADS=str(args.threads), REID_PROVIDER=args.provider
+        ) as url,
     ):
         readings, answers = asyncio.run(soak(url, jpegs(500), seconds=60 * args.minutes, seed=args.seed))
     warm = [reading for reading in readings if reading.at_s > WARM_UP * 60 * args.minutes]
@@ -177,6 +179,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--artefact", type=Path, default=Path("service/model"), metavar="DIR", help="exported model (bundled)")
     parser.add_argument("--minutes", type=float, default=30.0, metavar="X", help="how long (30)")
+    parser.add_argument("--provider", choices=("cpu", "openvino"), default="cpu", help="which runtime (cpu: ONNX Runtime)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the runtime (every granted core)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the mix (0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
@@ -197,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(line(name, value))
     print(f"answers: {found['answers']}")
     content = {name: {**vars(value), "verdict": value.verdict} for name, value in slopes.items()}
-    settings = {"minutes": args.minutes, "threads": args.threads, "seed": args.seed}
+    settings = {"minutes": args.minutes, "threads": args.threads, "provider": args.provider, "seed": args.seed}
     rounds.write(args.json, {"machine": machine(), "settings": settings, **content, "answers": found["answers"]})
 
 

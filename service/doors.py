@@ -20,6 +20,7 @@ from service.receiving import SLOWEST_BYTES_S
 from service.refusals import Refusals
 
 HEAD_BYTES = 65_536  # an embedding of 2048 floats in a URL takes 11,000
+TOO_LARGE = (431, "head_too_large", f"got a request line and headers of over {HEAD_BYTES} bytes; send fewer")
 READ_SHARE = 0.5  # of SLOWEST_BYTES_S is enough in a single window: the kernels of both sides take in and free in steps
 
 LINES = b"".join(b"%b: %b\r\n" % header for header in ((b"content-type", JSON.encode()), NOSNIFF))  # of every refusal
@@ -107,8 +108,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.logger = quiet  # uvicorn's warnings, one for each bad connection
         self._doors, self._refusals = doors, refusals
         self._timer: asyncio.TimerHandle | None = None
+        self._just_read = 0
         self._is_in_head = False  # the first byte of a head has come and the last one has not
-        self._head_bytes = 0
+        self._head_bytes = 0  # of the head, and what came with its beginning
         self._reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -147,6 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Take in what came, unless it makes a head too long."""
         if self.transport.is_closing():
             return
+        self._just_read = len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -156,7 +159,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                self._refuse(431, "head_too_large", f"got a request line and headers of over {HEAD_BYTES} bytes; send fewer")
+                self._refuse(*TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
@@ -173,6 +176,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         # One by one, however many came together; and no more of them to a caller who reads none, for they would all be held.
         if (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused:
+            if self._head_bytes + self._just_read > HEAD_BYTES and head_bytes(self.url, self.headers) > HEAD_BYTES:
+                return self._answer(self._refusal(*TOO_LARGE))
             answer = self._shed.refuse(self.parser.get_method(), self.url, self.headers, self.client)
             if answer is not None:
                 return self._answer(answer)
@@ -234,11 +239,20 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer in the form of all errors, below the application, and close."""
+        """Answer, and close."""
+        self._write(self._refusal(status, code, message), is_last=True)
+
+    def _refusal(self, status: int, code: str, message: str) -> Refused:
+        """Note a refusal, and word it in the form of all errors, below the application."""
         request_id = new_request_id()
         self._refusals.note(code, client=self.client, request_id=request_id)
         lines = LINES + b"retry-after: 1\r\n" * (status == 503)  # the least that makes sense, as nothing tells when there is room
-        self._write(refused(status, lines, code=code, message=message, request_id=request_id), is_last=True)
+        return refused(status, lines, code=code, message=message, request_id=request_id)
+
+
+def head_bytes(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """Count the bytes of a whole head, but for its method and spaces."""
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:

@@ -77,7 +77,7 @@ class Embedder:
         """Load an artefact, refusing one whose bytes, graph or output are not what its manifest says.
 
         Args:
-            provider: auto, cpu, cuda or tensorrt.
+            provider: auto, cpu, openvino, cuda or tensorrt.
             threads: of the runtime on a CPU; 0 takes the cores granted to the process.
             batch_max: most crops that will ever come at once, which a GPU prepares for; 0 takes what suits the device.
 
@@ -95,7 +95,7 @@ class Embedder:
 
         choice, run = start_best(provider, start, precision=model.precision)
         suits = batch_of(is_gpu=choice.is_gpu, threads=threads or granted_cores())
-        embedder = cls(model, run, choice.providers[0], batch_max or suits)
+        embedder = cls(model, run, choice.engine, batch_max or suits)
         check_output(path, embedder)
         return embedder
 

@@ -1,8 +1,13 @@
-"""How the process takes the machine's cores: in long turns, and giving way to others."""
+"""The machine's cores: what they can multiply, and how the process takes them: in long turns, and giving way to others."""
 
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # Linux's names of x86's exact sums of int8 products
+AMX = frozenset({"amx_int8"})
 
 
 def compute_in_long_turns() -> None:
@@ -19,3 +24,23 @@ def compute_in_long_turns() -> None:
         with suppress(OSError):  # it has ended, or a sandbox allows it to nobody
             if os.sched_getscheduler(thread) == os.SCHED_OTHER:
                 os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+
+
+def has_vnni(cpuinfo: Path = CPUINFO) -> bool:
+    """Tell whether the processor is known to sum int8 products exactly; where nothing is known, that it does not."""
+    return every_core_has(VNNI, cpuinfo)
+
+
+def has_amx(cpuinfo: Path = CPUINFO) -> bool:
+    """Tell whether the processor is known to have a matrix unit for int8."""
+    return every_core_has(AMX, cpuinfo)
+
+
+def every_core_has(wanted: frozenset[str], cpuinfo: Path) -> bool:
+    """Tell whether each core lists one of the flags."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    found = [set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")]
+    return bool(found) and all(flags & wanted for flags in found)

@@ -1,6 +1,7 @@
 """REID_PROVIDER -> what computes: which execution providers are tried, in which order, and why a better one was not taken."""
 
 import contextlib
+import importlib.util
 import io
 import logging
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import onnxruntime
 
 from service.errors import SettingRefused, StartupError
+from service.processor import has_amx
 
 T = TypeVar("T")
 
@@ -27,15 +29,23 @@ class Choice:
     @property
     def is_gpu(self) -> bool:
         """Whether a GPU is to compute."""
-        return self.name != "cpu"
+        return self.providers != ON_CPU
+
+    @property
+    def engine(self) -> str:
+        """What computes, for people."""
+        return "OpenVINO" if self.name == "openvino" else self.providers[0]
 
 
-CPU = Choice("cpu", ("CPUExecutionProvider",))
+ON_CPU = ("CPUExecutionProvider",)
+CPU = Choice("cpu", ON_CPU)
+OPENVINO = Choice("openvino", ON_CPU)  # the runtime checks the file, OpenVINO runs it
 CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
 TENSORRT = ("TensorrtExecutionProvider", *CUDA)
 CUDA_CHOICES = (Choice("cuda", CUDA, is_graphed=True), Choice("cuda", CUDA))
 CHOICES = {
     "cpu": (CPU,),
+    "openvino": (OPENVINO,),
     "cuda": CUDA_CHOICES,
     "tensorrt": (Choice("tensorrt", TENSORRT),),  # it captures one graph whatever its id, and the ladder needs one a size
     "auto": (*CUDA_CHOICES, CPU),
@@ -48,7 +58,7 @@ def start_best(provider: str, start: Callable[[Choice], T], *, precision: str, r
     """Start the first choice that can be started, and log in one line which it is and why no better one.
 
     Args:
-        provider: auto, cpu, cuda or tensorrt.
+        provider: auto, cpu, openvino, cuda or tensorrt.
         start: makes a choice run, or raises StartupError.
         precision: of the artefact; no GPU is given an int8 one.
 
@@ -78,6 +88,8 @@ def start_best(provider: str, start: Callable[[Choice], T], *, precision: str, r
     why = [f"{described(refused)}: {reason}" for reason, refused in refusals.items()]
     if provider == "auto" and TENSORRT[0] in available:
         why.append("tensorrt: only when asked for, as it builds its engines at every start, for minutes")
+    if provider == "auto" and choice is CPU and has_amx():
+        why.append("openvino: only when asked for; it uses this processor's matrix unit (AMX), which onnxruntime does not")
     fields = {"asked": provider, "chosen": described(choice)} | ({"not": "; ".join(why)} if why else {})
     log.log(level, "provider", extra={"fields": fields})
     return choice, started
@@ -94,6 +106,11 @@ def check_choice(choice: Choice, available: Sequence[str], precision: str) -> No
     On CUDA the runtime has no integer convolutions: it computes them in fp32, what is left of the integers on the CPU, and
     captures no graph. TensorRT wants grids without a zero point. Either would be slower than what the file was made for.
     """
+    if choice is OPENVINO and importlib.util.find_spec("openvino") is None:
+        raise SettingRefused(
+            "REID_PROVIDER=openvino: got no package openvino, wanted it beside onnxruntime; install the extra [openvino], "
+            "or use cpu"
+        )
     if choice.providers[0] not in available:
         raise SettingRefused(
             f"REID_PROVIDER={choice.name}: got a runtime with {list(available)}, wanted {choice.providers[0]}; "

@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from service.compiled import CompiledModel
 from service.errors import ArtefactRefused, SettingRefused, StartupError
 from service.gpu import BoundRunner, provider_options
 from service.ladder import CPU_LADDER, cut
 from service.manifest import ModelInfo
 from service.opset import is_ort_format, read_opset
-from service.providers import Choice, check_started, preload_cuda
+from service.processor import CPUINFO, has_vnni
+from service.providers import OPENVINO, Choice, check_started, preload_cuda
 from service.worker import Crew
 
 Rows = npt.NDArray[np.float32]
 Runner = Callable[[npt.NDArray[np.uint8]], Rows]  # uint8 [B, H, W, 3], any B -> float32 [B, D]
 
 FEWEST_APART = 2  # crops a core from which on a batch is run in parts
-CPUINFO = Path("/proc/cpuinfo")
-VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # Linux's names of x86's exact sums of int8 products
 
 
 class SessionRunner:
@@ -34,8 +34,8 @@ class SessionRunner:
     May be called from several threads at once.
 
     Args:
-        together: a session whose every pass all the cores share: the sooner for a crop alone.
-        apart: a session of one thread, for passes at the same time; None where there is one core.
+        together: a session, or a CompiledModel, whose every pass all the cores share: the sooner for a crop alone.
+        apart: one whose passes take a thread each, for several at the same time; None where there is one core.
         cores: how many take parts of a batch.
     """
 
@@ -80,6 +80,10 @@ def open_runner(path: Path, content: bytes, model: ModelInfo, choice: Choice, *,
     session = open_session(path, content, choice, provider_options(choice, model, ladder), threads=threads)
     check_started(choice, session.get_providers())
     check_graph(path, session, model)
+    if choice is OPENVINO:
+        together = CompiledModel(path, content, threads=threads, streams=1)
+        apart = CompiledModel(path, content, threads=threads, streams=threads) if threads > 1 else None
+        return SessionRunner(together, model, apart=apart, cores=threads)
     if not choice.is_gpu:
         apart = open_session(path, content, choice, provider_options(choice, model, ladder), threads=1) if threads > 1 else None
         return SessionRunner(session, model, apart=apart, cores=threads)
@@ -121,16 +125,6 @@ def session_options(path: Path, *, threads: int, cpuinfo: Path = CPUINFO) -> Any
     # External data would escape the sha256. A path below a file can never exist, so nothing can be read from there.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path / "refused"))
     return options
-
-
-def has_vnni(cpuinfo: Path = CPUINFO) -> bool:
-    """Tell whether the processor is known to sum int8 products exactly; where nothing is known, that it does not."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    found = [set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")]
-    return bool(found) and all(flags & VNNI for flags in found)
 
 
 def read_model(path: Path, model: ModelInfo) -> bytes:

@@ -85,8 +85,9 @@ class Settings(BaseSettings):
     min_free_mb: float = Field(
         default=100.0, ge=0, description="Least megabytes free on the gallery's disk; below it, enrolling answers 507."
     )
-    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
-        default="auto", description="Execution provider; auto takes CUDA when it is there, else the CPU."
+    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
+        default="auto",
+        description="Execution provider; auto takes CUDA or else the CPU; openvino is for CPUs with AMX.",
     )
     threads: int = Field(default=0, ge=0, description="Threads of the runtime; 0 takes the cores granted to the process.")
     keep_crops: bool = Field(default=True, description="Keep a small JPEG of every enrolled crop, for people to look at.")

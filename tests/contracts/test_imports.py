@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "exporter": {"numpy", "torch", "onnx", "onnxruntime", "training"},
     "service": {
         *("numpy", "PIL", "onnxruntime", "orjson", "prometheus_client"),
-        *("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "gallery"),
+        *("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "python_multipart", "gallery"),
     },
 }
 # What single files may import on top of that.
@@ -37,6 +37,7 @@ ALSO = {
     "gallery/commands.py": {"service.embedder", "service.crops", "service.errors"},  # python -m gallery reembed runs a model
     **{name: {"httpx"} for name in CLIENT},
     "service/tracing.py": {"opentelemetry"},
+    "service/compiled.py": {"openvino"},
 }
 
 

@@ -212,6 +212,27 @@ def test_an_endless_head_is_refused():
     assert answer.startswith(b"HTTP/1.1 431 ") and error_of(answer) == "head_too_large"
 
 
+@pytest.mark.parametrize("head", [b"X-A: %b" % (b"a" * 65_536), b"X-A: a\r\n" * 9_000, b"X-A: a"])
+def test_a_head_too_large_that_came_at_once_is_refused_and_the_next_one_answered(head):
+    async def main():
+        async with running(PATIENT) as connect:
+            reader, writer = await connect()
+            writer.write(b"GET /%b HTTP/1.1\r\nHost: here\r\n%b\r\n\r\n" % (b"A" * 65_536 * (len(head) < 10), head))
+            refusal = await reader.readuntil(b"}}")
+            writer.write(WHOLE)
+            return refusal, await reader.readuntil(b"ok")
+
+    refusal, answer = asyncio.run(main())
+    assert refusal.startswith(b"HTTP/1.1 431 ") and error_of(refusal) == "head_too_large"
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_head_within_the_limit_is_read_however_much_comes_with_it():
+    sent = b"POST / HTTP/1.1\r\nHost: here\r\nX-A: %b\r\nContent-Length: 100000\r\n\r\n%b"
+    answer = answer_to(sent % (b"a" * 60_000, bytes(100_000)), PATIENT)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 def test_endless_headers_behind_a_request_under_way_are_refused():
     sent = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nxGET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 10_000
     assert b"HTTP/1.1 431 " in answer_to(sent, PATIENT)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from service import providers
 from service.errors import ArtefactRefused, SettingRefused
 from service.providers import CHOICES, CPU, check_started, preload_cuda, start_best
 
@@ -37,6 +38,12 @@ class Starter:
         if (choice.name, choice.is_graphed) in self.broken:
             raise ArtefactRefused("no memory")
         return "session"
+
+
+@pytest.fixture(autouse=True)
+def no_amx(monkeypatch):
+    """A processor without a matrix unit, whatever the tests run on."""
+    monkeypatch.setattr(providers, "has_amx", lambda: False)
 
 
 def start(provider, starter, available, caplog, precision="fp16"):
@@ -140,3 +147,22 @@ def test_a_gpu_that_was_asked_for_is_given_no_int8_artefact(provider):
 
 def test_a_runtime_that_cannot_preload_is_left_alone():
     preload_cuda(CHOICES["cuda"][0], object())
+
+
+def test_auto_leaves_openvino_out_and_says_so_where_it_would_be_faster(caplog, monkeypatch):
+    assert "openvino" not in start("auto", Starter(), ON_CPU, caplog)[1].fields["not"]
+    monkeypatch.setattr(providers, "has_amx", lambda: True)
+    choice, record = start("auto", Starter(), ON_CPU, caplog)
+    assert choice == CPU and "openvino: only when asked for" in record.fields["not"]
+
+
+def test_openvino_is_taken_where_it_is_asked_for(caplog):
+    choice, record = start("openvino", Starter(), ON_CPU, caplog, precision="int8")
+    assert (choice.name, choice.engine, choice.is_gpu) == ("openvino", "OpenVINO", False)
+    assert record.fields == {"asked": "openvino", "chosen": "openvino"}
+
+
+def test_openvino_that_is_not_installed_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(providers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SettingRefused, match=r"REID_PROVIDER=openvino: got no package openvino.* install the extra \[openvino\]"):
+        start_best("openvino", Starter(), precision="int8", runtime=Runtime(ON_CPU))

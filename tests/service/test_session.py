@@ -5,8 +5,9 @@ import pytest
 
 from service.errors import SettingRefused, StartupError
 from service.manifest import read_manifest
+from service.processor import has_vnni
 from service.providers import CHOICES
-from service.session import has_vnni, open_runner, session_options
+from service.session import open_runner, session_options
 
 OLD = "processor\t: 0\nflags\t\t: fpu sse4_2 avx2 avx512f\n"
 
