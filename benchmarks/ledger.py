@@ -20,6 +20,7 @@ import torch
 import torchvision
 
 from benchmarks.programme import Options, Step, Training, figures_file, run_folder
+from service.processor import CPUINFO, has_amx, has_vnni
 from training import checkpoint, runlog
 
 SAVE_S = 25  # seconds before the end at which a training is asked to save; a ResNet-50 with Adam's state takes a few
@@ -111,7 +112,7 @@ def machine() -> dict[str, Any]:
     """Returns where and with what a step is run."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -119,6 +120,16 @@ def machine() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "commit": commit,
     }
+
+
+def processor() -> str:
+    """Returns the processor's name, and whether it has what decides int8's speed."""
+    try:
+        named = [line for line in CPUINFO.read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        named = []
+    name = named[0].partition(":")[2].strip() if named else platform.machine()
+    return ", ".join([name] + ["VNNI"] * has_vnni() + ["AMX"] * has_amx())
 
 
 def place_of(options: Options, training: Training) -> tuple[int, int]:
