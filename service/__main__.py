@@ -4,15 +4,13 @@ import logging
 import os
 import socket
 import sys
-import warnings
 from pathlib import Path
-
-from PIL import Image
 
 from gallery.errors import GalleryError
 from service.access import read_access
 from service.app import create_app
 from service.calibration import find_calibration
+from service.crops import tame_pillow
 from service.doors import Doors
 from service.embedder import granted_cores, one_line
 from service.errors import ServiceError, SettingRefused
@@ -59,8 +57,7 @@ def serve(settings: Settings) -> int:
     configure_logging(form=settings.log_format, level=settings.log_level)
     for complaint in unknown_settings(given_names()):
         logging.getLogger("service").warning(complaint)
-    # Pillow only warns about a decompression bomb of up to twice its limit; as an error it becomes the crop's own.
-    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    tame_pillow()
     refuse_workers(os.environ.get("WEB_CONCURRENCY"))
     read_access(settings)
     tls = tls_options(settings)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,16 @@ ORIENTATIONS = {
 }
 
 Pixels = npt.NDArray[np.uint8]
+
+
+def tame_pillow() -> None:
+    """Set what becomes of Pillow's warnings in this process.
+
+    A decompression bomb of up to twice its limit is only warned of, and becomes the crop's own error. All other warnings are left
+    out: Python remembers each text for good, texts carry numbers from the file, and a sender of broken Exif could make them up.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def decode(content: bytes | Pixels, *, max_pixels: int) -> Image.Image:

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from service.app import create_app
-from service.crops import ORIENTATION_TAG
+from service.crops import ORIENTATION_TAG, tame_pillow
 from service.embedder import Embedder, granted_cores
 from service.memory import share_heaps, trim
 from service.settings import BUNDLED_MODEL, Settings
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first mutations (0)")
     args = parser.parse_args()
     share_heaps(granted_cores())
+    tame_pillow()
     pictures = everything(args.seed) if args.folder is None else files(args.folder)
     answers, cost = asyncio.run(attack(pictures, minutes=args.minutes))
     lines = [f"{answer:<32}{count:>8}" for answer, count in answers.most_common()]

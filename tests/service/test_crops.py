@@ -2,6 +2,8 @@
 
 import io
 import struct
+import sys
+import warnings
 import zlib
 
 import numpy as np
@@ -244,3 +246,27 @@ def hostile_header(text):
 def test_a_hostile_npy_header_is_refused(body):
     with pytest.raises(InvalidRequest):
         crops.read_npy(body, max_crops=8)
+
+
+def broken_exif(number):
+    """A picture whose Exif has a tag of this number that is longer than the file."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHII", number, 2, 100_000, 26) + bytes(4)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_nothing_is_remembered_of_broken_exif():
+    def remembered():
+        return sum(len(getattr(module, "__warningregistry__", ())) for module in list(sys.modules.values()))
+
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        with pytest.warns(UserWarning, match="Tag data larger than file. Skipping tag 300"):
+            crops.decode(broken_exif(300), max_pixels=100)
+        crops.tame_pillow()
+        crops.decode(broken_exif(301), max_pixels=100)
+        before = remembered()
+        for number in range(302, 320):
+            crops.decode(broken_exif(number), max_pixels=100)
+        assert remembered() == before

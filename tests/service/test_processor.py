@@ -56,3 +56,19 @@ def test_a_sandbox_that_refuses_stops_nothing(monkeypatch):
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     processor.compute_in_long_turns()
     assert os.getpid() in asked
+
+
+def test_another_system_is_left_alone(monkeypatch):
+    monkeypatch.setattr(processor.sys, "platform", "darwin")
+    monkeypatch.setattr(processor.os, "sched_setscheduler", lambda *_: pytest.fail("there is none"))
+    processor.compute_in_long_turns()
+
+
+@pytest.mark.parametrize(
+    ("flags", "vnni", "amx"), [("avx2", 0, 0), ("avx512_vnni", 1, 0), ("avx_vnni amx_int8", 1, 1), (None, 0, 0)]
+)
+def test_what_the_cores_can_multiply_is_read(tmp_path, flags, vnni, amx):
+    path = tmp_path / "cpuinfo"
+    if flags is not None:
+        path.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    assert (processor.has_vnni(path), processor.has_amx(path)) == (vnni, amx)
