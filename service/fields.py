@@ -57,14 +57,15 @@ def modest(attributes: dict[str, Any]) -> dict[str, Any]:
     return attributes
 
 
-# For the document: what the checks of Name refuse, and how labels are written where only text has room.
+# For the document: what the checks of client keys and of Name refuse, and how labels are written where only text has room.
+PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"}
 PRINTABLE = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f\ufffd]+$"}
 NAME_TEXT = {"type": "string", "minLength": 1, "maxLength": 128, **PRINTABLE}
 LABEL_TEXTS: dict[str, dict[str, Any]] = {
     "pid": NAME_TEXT,
     "camid": NAME_TEXT,
     "captured_at": {"type": "string", "format": "date-time"},
-    "attributes": {"type": "string", "contentMediaType": "application/json", "examples": ['{"site":"north"}']},
+    "attributes": {"type": "string", "contentMediaType": "application/json", "description": 'Like `{"site":"north"}`.'},
 }
 VECTOR_TEXT = {"type": "string", "contentEncoding": "base64", "format": "base64-float32"}
 VECTOR = {"anyOf": [{"type": "array", "items": {"type": "number"}}, VECTOR_TEXT]}

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, V
 
 from service.answers import first_problem
 from service.errors import InvalidRequest
-from service.fields import LABEL_TEXTS, Attributes, Moment, Name, Vector, no_control_characters
+from service.fields import LABEL_TEXTS, PLAIN, Attributes, Moment, Name, Vector, no_control_characters
 
 MAX_ENTRIES = 1000  # embeddings enrolled by one request
 MAX_PAGE = 1000
@@ -70,14 +70,16 @@ class Labels(Strict):
     pid: Name
     camid: Name | None = None
     captured_at: Moment | None = None
-    attributes: Attributes = {}
+    attributes: Attributes = Field(default_factory=dict)  # not {}, which generators cannot read as a default
 
 
 class EntryIn(Labels):
     """One embedding to enroll: a list of floats, or base64 of little-endian float32."""
 
     embedding: Vector
-    client_key: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_control_characters)] | None = None
+    client_key: (
+        Annotated[str, Field(min_length=1, max_length=256, json_schema_extra=PLAIN), AfterValidator(no_control_characters)] | None
+    ) = None
 
 
 class ErrorItem(BaseModel):

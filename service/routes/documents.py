@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beside the models: refusals by status, bodies, headers, links."""
+"""What the OpenAPI document says beside the models: refusals by status, headers, links; bodies.py has the requests'."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,9 @@ Errors = tuple[type[Exception], ...]
 ABOUT = """Person re-identification: crops in, embeddings out, identities enrolled, ranked matches back.
 
 Every answer carries `X-Request-ID`: the caller's, when it sent a short printable one. Every error has one form. Unknown
-query parameters are refused. What does not get as far as a call is answered in the same form: 400 `invalid_http`, 408
-`receive_timeout`, 431 `head_too_large`, 503 `overloaded`. With `REID_API_KEYS` set, every call but the probes wants
-`Authorization: Bearer KEY`."""
+query parameters are refused. What does not get as far as a call is answered in the same form, so every call lists it: 400
+`invalid_http`, 404 `not_found`, 405 `method_not_allowed`, 408 `receive_timeout`, 431 `head_too_large`, 503 `overloaded`.
+With `REID_API_KEYS` set, every call but the probes wants `Authorization: Bearer KEY`."""
 TAGS = [
     {"name": "embed", "description": "Crops in, embeddings out; nothing is kept."},
     {"name": "search", "description": "Who is this?"},
@@ -44,22 +44,33 @@ EMBEDDING: Errors = (
 SEARCHING: Errors = (*READING, gallery.GpuFailed, gallery.GalleryClosed, errors.DeadlineExceeded)
 VECTORS: Errors = (gallery.DimensionMismatch, gallery.NotUnitLength)
 
-UNEXPECTED = {"internal_error": "Something unexpected went wrong; the log has the details."}
+# What every call may be answered, as no handler has a say in it: by the server, the framework, or where something went wrong.
+EVERYWHERE: Mapping[int, Mapping[str, str]] = {
+    400: {"invalid_http": "What came is no HTTP/1.1 request."},
+    404: {"not_found": "No call has this path."},
+    405: {"method_not_allowed": "No call has this method and path."},
+    408: {"receive_timeout": "A head, or a body, came too slowly."},
+    431: {"head_too_large": "The request line and headers are too long."},
+    500: {"internal_error": "Something unexpected went wrong; the log has the details."},
+    503: {"overloaded": "There is no room, for the work or for one more connection."},
+}
 ERROR_HEADERS: Mapping[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"description": "Always Bearer.", "schema": {"type": "string"}}},
+    405: {"Allow": {"description": "The methods that the path has.", "schema": {"type": "string"}}},
     503: {"Retry-After": {"description": "With overloaded: seconds until there may be room.", "schema": {"type": "integer"}}},
 }
 MODEL_HEADER = {"X-Model-ID": {"description": "Which model answered.", "schema": {"type": "string"}}}
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "One .npy file: float32 [N, D], when Accept asks for it."}
-PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
 
 
 def refusals(*kinds: type[Exception]) -> Responses:
     """Describe a call's error answers: under each status the codes that it can mean, each with an example."""
-    by_status: dict[int, dict[str, str]] = {500: dict(UNEXPECTED)}
+    by_status: dict[int, dict[str, str]] = {}
     for kind in kinds:
         status, code = status_and_code(kind)
         by_status.setdefault(status, {}).setdefault(code, meaning(kind))
+    for status, codes in EVERYWHERE.items():
+        by_status[status] = {**codes, **by_status.get(status, {})}
     return {status: refusal(status, by_status[status]) for status in sorted(by_status)}
 
 
@@ -99,36 +110,3 @@ def success(
 def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
     """Name a call that goes on from an answer, and where its parameters stand in that."""
     return {"operationId": operation, "description": description, "parameters": parameters}
-
-
-def crop_body(
-    *, form: Mapping[str, Any] | None = None, fields: Mapping[str, Any] | None = None, other: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Describe the forms a crop body may have.
-
-    Args:
-        form, fields: what may stand beside the crops in a form and in JSON.
-        other: a JSON body without crops that is taken as well.
-    """
-    files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": "Picture files."}
-    texts = {
-        "type": "array",
-        "minItems": 1,
-        "items": {"type": "string", "contentEncoding": "base64", "format": "base64-picture"},
-        "description": "Picture files in base64.",
-    }
-    required = ["crops"] + (["pid"] if fields else [])
-    as_form, as_json = closed({"crops": files, **(form or {})}, required), closed({"crops": texts, **(fields or {})}, required)
-    picture = {"schema": {"type": "string", "format": "binary"}}
-    content = {
-        "multipart/form-data": {"schema": as_form},
-        "application/json": {"schema": as_json if other is None else {"anyOf": [as_json, other]}},
-        **dict.fromkeys(PICTURE_TYPES, picture),
-        "application/x-npy": {"schema": {**picture["schema"], "description": "One .npy file: uint8 [N, H, W, 3] RGB."}},
-    }
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def closed(properties: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
-    """An object of these fields and no others."""
-    return {"type": "object", "properties": dict(properties), "required": required, "additionalProperties": False}

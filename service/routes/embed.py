@@ -11,8 +11,9 @@ from service.errors import InvalidRequest, error_item
 from service.intake import read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded
+from service.routes.bodies import crop_body
 from service.routes.common import all_failed, failures, model_header, reads, unless_gone
-from service.routes.documents import EMBEDDING, MODEL_HEADER, NPY_SCHEMA, READING, crop_body, refusals, success
+from service.routes.documents import EMBEDDING, MODEL_HEADER, NPY_SCHEMA, READING, refusals, success
 from service.routes.examples import EMBEDDED
 from service.schemas import EmbedAnswer, EmbedQuery
 

@@ -17,8 +17,9 @@ from service.fields import LABEL_TEXTS
 from service.intake import Intake, RawCrop, parse_object, read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded, content_hash
+from service.routes.bodies import ENROLMENTS, TEXTS, closed, crop_body
 from service.routes.common import all_failed, failures, model_header, unless_gone, writes
-from service.routes.documents import CHANGING, EMBEDDING, MODEL_HEADER, VECTORS, closed, crop_body, link, refusals, success
+from service.routes.documents import CHANGING, EMBEDDING, MODEL_HEADER, VECTORS, link, refusals, success
 from service.routes.examples import ENROLLED
 from service.schemas import MAX_ENTRIES, EnrollAnswer, EnrollQuery, EntryIn, Labels, parse_labels
 from service.vectors import from_list, from_text
@@ -30,14 +31,21 @@ MAX_KEY = 256
 PER_CROP = "One for all crops, or one per crop, in their order."
 LABELS = Labels.model_json_schema()["properties"]
 BODY = crop_body(
-    form={name: {"type": "array", "minItems": 1, "items": LABEL_TEXTS[name], "description": PER_CROP} for name in FIELDS},
+    name="EnrollCrops",
+    form={
+        name: {"type": "array", "minItems": 1, "items": LABEL_TEXTS[name], "description": PER_CROP, "examples": [[text]]}
+        for name, text in TEXTS.items()
+    },
     fields={
         name: {"anyOf": [schema, {"type": "array", "minItems": 1, "items": schema}], "description": PER_CROP}
         for name, schema in LABELS.items()
     },
     other=closed(
-        {"entries": {"type": "array", "items": EntryIn.model_json_schema(), "minItems": 1, "maxItems": MAX_ENTRIES}}, ["entries"]
+        "EnrollEntries",
+        {"entries": {"type": "array", "items": EntryIn.model_json_schema(), "minItems": 1, "maxItems": MAX_ENTRIES}},
+        ["entries"],
     ),
+    examples=ENROLMENTS,
 )
 KEY_HEADER = {
     "name": "Idempotency-Key",

@@ -12,6 +12,7 @@ from service.answers import json_answer
 from service.errors import UnsupportedMedia
 from service.intake import parse_object, read_body
 from service.parts import Parts
+from service.routes.bodies import rename_body
 from service.routes.common import reads, writes
 from service.routes.documents import BODIES, CHANGING, LISTING, link, refusals, success
 from service.routes.entries import entry_out
@@ -31,7 +32,6 @@ from service.schemas import (
 router = APIRouter(tags=["gallery"])
 # A pid is opaque and may hold slashes, so the rest of the path is all pid.
 Pid = Annotated[str, Path(min_length=1, max_length=128)]
-RENAME_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": RenameIn.model_json_schema()}}}}
 FIRST = {"identity": link("show_identity", "The first identity.", pid="$response.body#/identities/0/pid")}
 NEW = {"identity": link("show_identity", "The identity under its new pid.", pid="$response.body#/identity/pid")}
 LIST_DOCS = refusals(*LISTING) | success(200, "One page of identities.", example=IDENTITIES, links=FIRST)
@@ -69,7 +69,7 @@ async def show_identity(pid: Pid, query: Annotated[PageQuery, Query()], parts: A
     "/gallery/identities/{pid:path}",
     response_model=RenamedAnswer,
     responses=RENAME_DOCS,
-    openapi_extra=RENAME_BODY,
+    openapi_extra=rename_body(),
 )
 async def rename_identity(request: Request, pid: Pid, parts: Annotated[Parts, writes(NoQuery)]) -> Response:
     """Rename an identity; onto one that stands only with `merge`, which makes one identity of both."""

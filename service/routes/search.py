@@ -19,8 +19,9 @@ from service.errors import InvalidRequest, error_item
 from service.intake import read_intake, require_crops
 from service.parts import Parts
 from service.pipeline import Embedded
+from service.routes.bodies import crop_body
 from service.routes.common import all_failed, failures, model_header, reads, unless_gone
-from service.routes.documents import EMBEDDING, MODEL_HEADER, SEARCHING, VECTORS, crop_body, link, refusals, success
+from service.routes.documents import EMBEDDING, MODEL_HEADER, SEARCHING, VECTORS, link, refusals, success
 from service.routes.embed import refuse_fields
 from service.routes.examples import FOUND
 from service.schemas import SearchAnswer

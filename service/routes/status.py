@@ -18,7 +18,7 @@ from service.errors import ModelNotReady, status_and_code
 from service.health import free_bytes, replaced
 from service.parts import Parts
 from service.routes.common import anyone, model_header, reads
-from service.routes.documents import MODEL_HEADER, OPEN, READING, meaning, refusal, refusals, success
+from service.routes.documents import EVERYWHERE, MODEL_HEADER, OPEN, READING, meaning, refusal, refusals, success
 from service.routes.examples import ALIVE, MODEL, READY
 from service.schemas import LiveAnswer, ModelAnswer, NoQuery, ReadyAnswer
 
@@ -34,7 +34,9 @@ UNREADY = {  # by the code of the first part that is not ready; `parts` beside t
     "store_full": meaning(StoreFull),
     "store_unavailable": meaning(StoreUnavailable),
 }
-READY_DOCS = refusals(*OPEN) | {503: refusal(503, UNREADY)} | success(200, "Every part is ready.", example=READY)
+READY_DOCS = (
+    refusals(*OPEN) | {503: refusal(503, {**UNREADY, **EVERYWHERE[503]})} | success(200, "Every part is ready.", example=READY)
+)
 METRICS_DOCS = refusals(*READING) | success(200, "Prometheus text.", content=METRICS_TEXT)
 
 MODEL_REPLACED = "ready; on the disk {} changed since: the loaded model goes on, restart the service to use another"

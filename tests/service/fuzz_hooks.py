@@ -16,7 +16,8 @@ from schemathesis.openapi.checks import EnsureResourceAvailability, RejectedPosi
 
 DIM = 8  # of conftest.FakeEmbedder
 LABELS = {"pid", "camid", "captured_at", "attributes"}
-WHOSE, GONE = {}, set()  # entry ids to pids; entries whose identity has been erased or, where copies are dropped, merged
+WHOSE = {}  # entry ids to pids
+GONE = set()  # entries deleted, or whose identity has been erased or, where copies are dropped, merged
 ATTRIBUTES = '{"site":"north"}'
 
 # A request that fits the document may still be refused for one of these; each is a sentence of the service's own.
@@ -86,6 +87,8 @@ def after_call(context, case, response):
     if path == "/gallery" and method == "POST" and response.status_code in (200, 201):
         made = [result for result in response.json()["results"] if "entry_id" in result]
         WHOSE.update({str(result["entry_id"]): result["pid"] for result in made})
+    if path == "/gallery/entries/{entry_id}" and method == "DELETE" and response.status_code == 200:
+        GONE.add(str(case.path_parameters["entry_id"]))  # made twice, as the document's example, it may be deleted once
     if path == "/gallery/identities/{pid}" and method in ("DELETE", "PATCH") and response.status_code == 200:
         theirs = [entry_id for entry_id, pid in WHOSE.items() if pid == str(case.path_parameters["pid"])]
         GONE.update(theirs)
@@ -93,8 +96,8 @@ def after_call(context, case, response):
             WHOSE.update(dict.fromkeys(theirs, response.json()["identity"]["pid"]))
 
 
-def went_with_its_identity(case):
-    """Whether the entry asked for was one of an identity when that was erased, renamed or merged."""
+def is_gone_by_now(case):
+    """Whether the entry asked for was deleted, or was one of an identity when that was erased, renamed or merged."""
     return str((case.path_parameters or {}).get("entry_id")) in GONE
 
 
@@ -103,7 +106,7 @@ def filter_failure(context, failure, case, response):
     """Let a refusal pass that no document could announce, and statuses that refuse as well as those it knows."""
     if isinstance(failure, EnsureResourceAvailability):  # an identity goes with its last entry; a vector has no picture
         code = response.json()["error"]["code"]
-        is_gone = code == "entry_not_found" and went_with_its_identity(case)
+        is_gone = code == "entry_not_found" and is_gone_by_now(case)
         return not is_gone and code not in ("identity_not_found", "crop_not_kept")
     if isinstance(failure, AcceptedNegativeData):
         is_known = response.status_code in (410, 413, 416) or "only required properties" in failure.message
@@ -112,6 +115,20 @@ def filter_failure(context, failure, case, response):
         return True
     message = response.json()["error"]["message"]
     return not any(re.search(rule, message) for rule in BEYOND_THE_DOCUMENT)
+
+
+@schemathesis.check
+def documented_code(ctx, response, case):
+    """Every refusal bears a code that its operation gives the status, and a call that there is finds its path and method."""
+    if response.status_code < 400:
+        return
+    answer = case.operation.definition.raw["responses"].get(str(response.status_code))
+    if answer is None:
+        return  # another check's matter
+    code, known = response.json()["error"]["code"], answer["content"]["application/json"]["examples"]
+    assert code in known, f"{response.status_code} {code}, wanted one of {list(known)}"
+    is_elsewhere = bool(case.path_parameters) or case.method.upper() != case.operation.method.upper()  # "..", a/b; another method
+    assert is_elsewhere or code not in ("not_found", "method_not_allowed"), f"got {code} where the operation is"
 
 
 def pictures():

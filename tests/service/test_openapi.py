@@ -36,6 +36,14 @@ MODELS = {
     "ALIVE": schemas.LiveAnswer,
     "READY": schemas.ReadyAnswer,
 }
+BELOW = {  # the server's and the framework's own
+    (400, "invalid_http"),
+    (404, "not_found"),
+    (405, "method_not_allowed"),
+    (408, "receive_timeout"),
+    (431, "head_too_large"),
+    (503, "overloaded"),
+}
 NEVER_ANSWERED = {ClientGone, StartupError, StoreError}  # the last as itself: galleries that do not open
 
 
@@ -83,6 +91,7 @@ def test_every_good_answer_of_every_operation_has_a_form_and_an_example(calls):
 def test_every_error_of_every_operation_has_the_one_form_and_an_example_of_each_code(calls):
     codes = {status_and_code(kind)[::-1] for kind in ERROR_TABLE} | {("internal_error", 500)}
     codes |= {("gallery_not_ready", 503), ("store_full", 503)}  # readyz says 503 whichever part is not ready
+    codes |= {(code, status) for status, code in BELOW}
     for name, call in calls.items():
         for status, answer in call["responses"].items():
             if int(status) >= 400:
@@ -96,6 +105,14 @@ def test_every_error_of_every_operation_has_the_one_form_and_an_example_of_each_
 def test_every_operation_can_fail_unexpectedly_and_refuses_unknown_parameters(calls):
     for name, call in calls.items():
         assert {(500, "internal_error"), (422, "invalid_request")} <= error_codes(call), name
+
+
+def test_every_operation_lists_what_is_answered_below_the_application(calls):
+    assert [name for name, call in calls.items() if not error_codes(call) >= BELOW] == []
+
+
+def test_no_status_of_any_operation_goes_without_saying(calls):
+    assert [name for name, call in calls.items() if not all(map(str.isdigit, call["responses"]))] == []  # default, 5XX
 
 
 def test_every_error_that_can_be_answered_is_documented_somewhere(calls):
@@ -117,6 +134,48 @@ def test_every_example_holds_against_its_model(name):
 
 def test_no_example_is_left_out():
     assert {name for name, value in vars(examples).items() if name.isupper() and isinstance(value, dict)} == set(MODELS)
+
+
+def test_no_body_holds_what_client_generators_drop_it_for(calls):
+    schemas_of_bodies = [
+        (name, schema)
+        for name, call in calls.items()
+        for form in call.get("requestBody", {"content": {}})["content"].values()
+        for schema in schemas_within(form["schema"])
+    ]
+    assert len(schemas_of_bodies) > 50
+    assert [(name, one) for name, one in schemas_of_bodies if isinstance(one.get("default"), dict | list)] == []
+    assert [(name, one) for name, one in schemas_of_bodies if "properties" in one and not one.get("title")] == []
+
+
+def schemas_within(schema):
+    """A schema and all that it is made of."""
+    yield schema
+    parts = [*schema.get("anyOf", ()), *schema.get("properties", {}).values()]
+    for part in parts + ([schema["items"]] if "items" in schema else []):
+        yield from schemas_within(part)
+
+
+def test_every_json_body_has_examples_and_the_service_accepts_them_one_after_the_other(spec, serving, fake):
+    client = serving(embed=fake())
+    bodies = [
+        (method, path, call["requestBody"]["content"]["application/json"]["examples"])
+        for path, methods in spec["paths"].items()
+        for method, call in methods.items()
+        if "requestBody" in call
+    ]
+    assert [(method, path) for method, path, _ in bodies] == [
+        ("post", "/embed"),
+        ("post", "/search"),
+        ("post", "/gallery"),
+        ("patch", "/gallery/identities/{pid}"),
+    ]
+    for method, path, named in bodies:
+        for name, example in named.items():
+            pid = {"rename": "alice", "merge": "alice-2"}.get(name)
+            answer = client.request(method.upper(), path.format(pid=pid), json=example["value"])
+            assert answer.status_code in (200, 201), (path, name, answer.text)
+            assert all("error" not in result for result in answer.json().get("results", ())), (path, name, answer.text)
 
 
 def test_every_link_leads_to_an_operation_and_fills_its_path(calls, spec):
