@@ -12,7 +12,6 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from exporter.export import rebuilt
 from exporter.graph import INPUT, OUTPUT
 from training import dataset, transforms
-from training.checkpoint import Facts
 from training.evaluate import runtime_session
 from training.progress import progress
 
@@ -49,16 +48,15 @@ class Observed:
     mean: np.ndarray
 
 
-def draw(folder: Path, facts: Facts) -> CalibrationSet:
+def draw(folder: Path, *, height: int, width: int, cameras: bool = True) -> CalibrationSet:
     """Draws crops evenly from a dataset's training list; of a short list a fifth is held apart."""
-    data = dataset.read_dataset(folder, cameras=facts.has_cameras)
+    data = dataset.read_dataset(folder, cameras=cameras)
     chosen = np.random.default_rng(SEED).permutation(len(data.train))[: NUM_CROPS + NUM_HELD]
-    size = {"height": facts.config.height, "width": facts.config.width}
     if len(chosen) < LEAST_CROPS:
         raise ValueError(
-            f"--calibrate {folder}: got {len(chosen)} training crops, wanted {LEAST_CROPS} or more, better {NUM_CROPS + NUM_HELD}"
+            f"{folder}: got {len(chosen)} training crops, wanted {LEAST_CROPS} or more, better {NUM_CROPS + NUM_HELD}"
         )
-    crops = np.stack([transforms.load_crop(data.train[index].path, **size) for index in chosen])
+    crops = np.stack([transforms.load_crop(data.train[index].path, height=height, width=width) for index in chosen])
     num_held = max(1, len(crops) * NUM_HELD // (NUM_CROPS + NUM_HELD))
     return CalibrationSet(data.train_name, crops[:-num_held], crops[-num_held:])
 

@@ -1,6 +1,7 @@
-"""One call to the ONNX exporter: names, dynamic batch, opset, everything in a single file; and how a changed graph is saved."""
+"""One call to the ONNX exporter: names, dynamic batch, opset, all in one file; and how a changed graph and a folder are saved."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ from torch.export import Dim
 from exporter.graph import INPUT, OUTPUT, EmbeddingGraph
 
 OPSET = 20  # newest that every runtime we target reads
+MODEL, REFERENCE = "model.onnx", "fp32.onnx"  # of an artefact's folder; the second only while it is made
 
 
 def write_onnx(graph: EmbeddingGraph, path: Path, *, height: int, width: int) -> None:
@@ -51,3 +53,14 @@ def copied(node: NodeProto) -> NodeProto:
     again = NodeProto()
     again.CopyFrom(node)
     return again
+
+
+def make_folder(out: Path, fill: Callable[[Path], None]) -> None:
+    """Makes the folder `out`, filled, whole or not at all; raises ValueError where there is one."""
+    if out.exists():
+        raise ValueError(f"{out} exists already; name a new folder or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        (Path(folder) / "artefact").mkdir()
+        fill(Path(folder) / "artefact")
+        (Path(folder) / "artefact").rename(out)

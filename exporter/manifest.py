@@ -24,7 +24,8 @@ class Manifest:
 
     model_id is the SHA-256 of model.onnx; space_id that of checkpoint, feature and preprocessing, so that artefacts of one
     checkpoint in several precisions share an embedding space and a gallery. `metrics` and `thresholds` are null when nothing
-    was evaluated; `calibration` and `quantization` but for int8; `cosine` for fp32; `cost` for fp32 and when nobody measured it.
+    was evaluated; `calibration` but for int8; `quantization` and `cosine` for fp32; `cost` for fp32 and when nobody measured it.
+    Of a file that undo_int8 made, `quantization` has its origin and what was not measured, `cosine` and `cost` stand beside int8.
     """
 
     schema_version: int

@@ -19,12 +19,13 @@ LEAST_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": LEAST_WORST}
 
 @dataclass(frozen=True)
 class Parity:
-    """Agreement of an artefact with torch in fp32: worst and mean cosine over the crops of every batch size."""
+    """Agreement of an artefact with torch in fp32, or what stood for it: worst and mean cosine over every batch size's crops."""
 
     worst_cosine: float
     mean_cosine: float
     num_crops: int
     batch_sizes: tuple[int, ...]
+    reference: str = "torch"
 
 
 def drawn_crops(count: int, *, height: int, width: int) -> np.ndarray:
@@ -35,11 +36,11 @@ def drawn_crops(count: int, *, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(image.resize((width, height))) for image in drawn])
 
 
-def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: str) -> Parity:
+def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: str, name: str = "torch") -> Parity:
     """Compares both on batches cut from uint8 crops [N, H, W, 3]; N >= 42 so that every batch size is met.
 
-    Raises ValueError with too few crops, else naming the worst row: its cosine to torch, a length other than 1, an output that
-    depends on its batch; or (fp32) other neighbours.
+    Raises ValueError with too few crops, else naming the worst row: its cosine to the reference (`name`), a length other than
+    1, an output that depends on its batch; or (fp32) other neighbours.
     """
     if len(crops) < sum(BATCH_SIZES):
         raise ValueError(f"parity: got {len(crops)} crops, wanted at least {sum(BATCH_SIZES)} to fill batches of {BATCH_SIZES}")
@@ -56,7 +57,7 @@ def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: st
     worst, mean = float(cosines.min()), float(cosines.mean())
     if worst < LEAST_COSINE[precision]:
         row = int(cosines.argmin())
-        raise ValueError(f"parity: got cosine {worst:.6f} to torch at row {row}, wanted at least {LEAST_COSINE[precision]}")
+        raise ValueError(f"parity: got cosine {worst:.6f} to {name} at row {row}, wanted at least {LEAST_COSINE[precision]}")
     together = exported(crops[: BATCH_SIZES[-1]])
     apart = np.concatenate([exported(crops[row : row + 1]) for row in range(BATCH_SIZES[-1])])
     change = np.abs(together - apart).max(axis=1)
@@ -64,8 +65,8 @@ def check(reference: Embed, exported: Embed, crops: np.ndarray, *, precision: st
     if change[row] > 1e-4:
         raise ValueError(f"parity: got an embedding that changes by {change[row]:.6f} with its batch at row {row}, wanted 0.0001")
     if precision == "fp32" and not np.array_equal(_neighbours(got[:start]), _neighbours(expected[:start])):
-        raise ValueError(f"parity: got other nearest neighbours than torch among {start} crops")
-    return Parity(worst_cosine=round(worst, 6), mean_cosine=round(mean, 6), num_crops=start, batch_sizes=BATCH_SIZES)
+        raise ValueError(f"parity: got other nearest neighbours than {name} among {start} crops")
+    return Parity(round(worst, 6), round(mean, 6), num_crops=start, batch_sizes=BATCH_SIZES, reference=name)
 
 
 def _neighbours(embeddings: np.ndarray) -> np.ndarray:

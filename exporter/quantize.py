@@ -113,6 +113,39 @@ def quantized(model: ModelProto, observed: dict[str, Observed], groups: Collecti
     return rebuilt(model, rebuilt_nodes, list(weights.values()))
 
 
+def dequantized(model: ModelProto) -> ModelProto:
+    """Returns the float model behind one that `quantized` gave, under the names it had: nothing is rounded any more.
+
+    What rounding took from the weights stays lost, and the biases stay as they were corrected for it. Raises ValueError for a
+    model without rounded weights.
+    """
+    stored = {weight.name: weight for weight in model.graph.initializer}
+    rounded = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    meant: dict[str, str] = {}  # by what a DequantizeLinear gives
+    weights: dict[str, TensorProto] = {}
+    nodes: list[NodeProto] = []
+    for node in map(copied, model.graph.node):
+        rename(node, [meant.get(name, name) for name in node.input])
+        if node.op_type == "DequantizeLinear":
+            (given, *grid), (output,) = node.input, node.output
+            meant[output] = rounded.get(given, given.removesuffix("_quantized"))
+            if given in stored:
+                weights[meant[output]] = float_weight(stored[given], *(stored[name] for name in grid), name=meant[output])
+        elif node.op_type != "QuantizeLinear":
+            nodes.append(node)
+    if not weights:
+        raise ValueError("got a model without rounded weights, wanted one that was exported with --precision int8")
+    read = {name for node in nodes for name in node.input}
+    return rebuilt(model, nodes, [weight for name, weight in (stored | weights).items() if name in read])
+
+
+def float_weight(integers: TensorProto, scales: TensorProto, zeros: TensorProto, *, name: str) -> TensorProto:
+    """Returns the float32 values of integers with a scale and a zero point for each row."""
+    values, scale, zero = (numpy_helper.to_array(one).astype(np.float64) for one in (integers, scales, zeros))
+    rows = (-1, *[1] * (values.ndim - 1))
+    return numpy_helper.from_array(((values - zero.reshape(rows)) * scale.reshape(rows)).astype(np.float32), name)
+
+
 def rename(node: NodeProto, inputs: Sequence[str]) -> None:
     """Gives a node other inputs."""
     del node.input[:]

@@ -7,16 +7,17 @@ python -m exporter.run runs/market artefact-int8 --precision int8 --calibrate Ma
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from exporter import calibrate, cost, export, half, manifest, parity, sensitivity
+from exporter.export import MODEL, REFERENCE
 from exporter.graph import EmbeddingGraph
 from exporter.manifest import Findings
 from training import checkpoint, dataset, evaluate
@@ -24,7 +25,6 @@ from training.checkpoint import Facts
 from training.dataset import Dataset
 from training.model import BNNeck
 
-MODEL, REFERENCE = "model.onnx", "fp32.onnx"
 TESTED_AS = {"feature": "f_i", "metric": "cosine", "flip": False}  # what an artefact gives, and how the service compares it
 LICENCE_NOTE = "The weights inherit the terms of the data and of the initial weights they were trained from."
 
@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace, facts: Facts, data: Dataset, folder: Path)
 
     Raises ValueError when it costs too much.
     """
-    size = {"height": facts.config.height, "width": facts.config.width}
+    size: dict[str, Any] = {"height": facts.config.height, "width": facts.config.width}
     own, found = parity.runtime_embedder(folder / MODEL), None
     if args.precision == "fp32":
         result = evaluate.evaluate(own, data, **size)
@@ -137,7 +137,7 @@ def convert(args: argparse.Namespace, facts: Facts, folder: Path) -> tuple[Findi
     if args.precision == "fp32":
         (folder / REFERENCE).rename(folder / MODEL)
         return Findings(), crops
-    chosen = calibrate.draw(args.calibrate, facts) if args.calibrate else None
+    chosen = calibrate.draw(args.calibrate, cameras=facts.has_cameras, **size) if args.calibrate else None
     if args.precision == "fp16":
         print("fp16 is for GPUs: a CPU runs it no faster than fp32", flush=True)
         room = half.write_fp16(folder / REFERENCE, folder / MODEL, crops if chosen is None else chosen.all())
@@ -190,13 +190,7 @@ def finish(args: argparse.Namespace, model: BNNeck, facts: Facts, data: Dataset 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     try:
-        if args.out.exists():
-            raise ValueError(f"{args.out} exists already; name a new folder or remove it first")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".export-") as folder:
-            (Path(folder) / "artefact").mkdir()
-            build(args, Path(folder) / "artefact")
-            (Path(folder) / "artefact").rename(args.out)
+        export.make_folder(args.out, partial(build, args))
     except (ValueError, OSError) as error:
         sys.exit(f"exporter.run: {error}")
 

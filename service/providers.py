@@ -118,8 +118,9 @@ def check_choice(choice: Choice, available: Sequence[str], precision: str) -> No
         )
     if choice.is_gpu and precision == "int8":
         raise SettingRefused(
-            f"REID_PROVIDER={choice.name}: got an int8 artefact, which is made for CPUs, wanted fp16 or fp32; export the "
-            "checkpoint with --precision fp16 (its galleries stay), or use cpu"
+            f"REID_PROVIDER={choice.name}: got an int8 artefact, which is made for CPUs, wanted fp16 or fp32; export its "
+            "checkpoint with --precision fp16, or make fp16 of this one with python -m exporter.undo_int8 (its galleries stay), "
+            "and set REID_MODEL, or use cpu"
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from exporter import parity, run
+from exporter import export, parity, run
 from training import checkpoint, evaluate, synthetic, transforms
 from training.checkpoint import Facts
 from training.config import TrainConfig
@@ -87,7 +87,7 @@ def fp16_artefact(tmp_path_factory: pytest.TempPathFactory, trained: Path, model
     """The fp32 file above finished as fp16, its cost measured on two of the drawn people: the slow export is run once less."""
     out = tmp_path_factory.mktemp("fp16") / "artefact"
     out.mkdir()
-    shutil.copy(artefact / run.MODEL, out / run.REFERENCE)
+    shutil.copy(artefact / export.MODEL, out / export.REFERENCE)
     options = ["--precision", "fp16", "--data", str(drawn), "--cost-identities", "2", "--max-map-drop", "20"]  # 4 queries
     args = run.parse([str(trained), str(out), *options])
     run.finish(args, model, checkpoint.load_facts(trained), read_dataset(drawn), out)

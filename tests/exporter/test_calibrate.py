@@ -6,12 +6,11 @@ from onnx import TensorProto, helper
 
 from exporter import calibrate
 from exporter.calibrate import BATCH_SIZE, draw, observe, run_batches
-from training.checkpoint import load_facts
 
 
 @pytest.fixture(scope="module", name="drawn_set")
-def drawn_set_fixture(drawn, trained):
-    return draw(drawn, load_facts(trained))
+def drawn_set_fixture(drawn):
+    return draw(drawn, height=64, width=32)
 
 
 @pytest.fixture(name="tiny")
@@ -42,8 +41,8 @@ def test_training_crops_are_drawn_once_each_and_a_fifth_is_held_apart(drawn_set)
     assert len({crop.tobytes() for crop in drawn_set.all()}) == 45
 
 
-def test_the_same_crops_are_drawn_each_time(drawn_set, drawn, trained):
-    assert np.array_equal(draw(drawn, load_facts(trained)).all(), drawn_set.all())
+def test_the_same_crops_are_drawn_each_time(drawn_set, drawn):
+    assert np.array_equal(draw(drawn, height=64, width=32).all(), drawn_set.all())
 
 
 def test_the_description_names_data_counts_and_seed(drawn_set):
@@ -51,12 +50,12 @@ def test_the_description_names_data_counts_and_seed(drawn_set):
     assert drawn_set.description() == wanted
 
 
-def test_a_list_without_training_crops_cannot_calibrate(drawn, trained, tmp_path):
+def test_a_list_without_training_crops_cannot_calibrate(drawn, tmp_path):
     query, gallery = sorted((drawn / "query").iterdir())[0], sorted((drawn / "bounding_box_test").iterdir())[-1]
     lines = ["path,pid,camid,split", f"{query},1,1,query", f"{gallery},1,2,gallery"]
     (tmp_path / "crops.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"crops\.csv: got 0 training crops, wanted 42 or more, better 320"):
-        draw(tmp_path / "crops.csv", load_facts(trained))
+        draw(tmp_path / "crops.csv", height=64, width=32)
 
 
 def test_what_a_tensor_held_is_its_extremes_and_the_mean_of_each_channel(tiny, noise):

@@ -132,6 +132,17 @@ def test_a_larger_drop_is_refused_with_its_figures(found, says):
         check(found, max_map_drop=0.3)
 
 
+def test_beside_int8_the_refusal_and_the_table_name_int8(people):
+    found = measure(turned, looks, people, num_identities=None, reference_precision="int8", **SIZE)[1]
+    assert [line.split("rank-1")[0].strip() for line in table(found).splitlines()[2:5]] == [
+        "int8",
+        "queries in int8 gallery",
+        "int8 queries in gallery",
+    ]
+    with pytest.raises(ValueError, match="where int8 has .*; export its checkpoint in fp16 instead"):
+        check(found, max_map_drop=0.3)
+
+
 def test_the_table_has_this_file_fp32_and_both_mixtures():
     lines = table(drop_of(0.742)).splitlines()
     assert [line.split("rank-1")[0].strip() for line in lines[1:5]] == [

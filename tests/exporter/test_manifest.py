@@ -101,7 +101,8 @@ def test_an_fp32_file_has_no_cost_and_nothing_was_calibrated(written):
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_reduced_precision_tells_its_cost_beside_fp32(others, precision):
     cost = others[precision]["cost"]
-    assert list(cost) == ["measured_on", "own", "reference", "mixed", "map_drop", "rank1_drop"]
+    assert list(cost) == ["measured_on", "own", "reference", "mixed", "map_drop", "rank1_drop", "reference_precision"]
+    assert cost["reference_precision"] == "fp32"
     assert list(cost["mixed"]) == ["queries_in_fp32_gallery", "fp32_queries_in_gallery"]
     for figures in (cost["own"], cost["reference"], *cost["mixed"].values()):
         assert list(figures) == ["rank1", "mAP", "mINP"]

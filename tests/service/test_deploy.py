@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from service.__main__ import DRAIN_EXTRA_S
+from service.errors import SettingRefused
+from service.manifest import read_manifest
+from service.providers import CHOICES, check_choice
 from service.server import FILES_KEPT, MOST_CONNECTIONS
 from service.settings import Settings, unknown_settings
 from service.telemetry import Telemetry
@@ -122,6 +125,39 @@ def test_what_the_container_writes_is_in_its_volume():
     for name in ("REID_GALLERY", "REID_SNAPSHOTS"):
         assert image[name] == composed[name] and image[name].startswith("/data/")
     assert unknown_settings([*image, *composed]) == []
+
+
+def gpu_service():
+    """The lines of docker-compose.yml that are the GPU's service."""
+    return (ROOT / "docker-compose.yml").read_text().partition("\n  reid-gpu:\n")[2].partition("\nvolumes:\n")[0]
+
+
+def test_the_gpus_container_is_given_another_artefact_than_the_bundled_int8_one():
+    assert json.loads((ROOT / "service" / "model" / "manifest.json").read_text())["precision"] == "int8"
+    assert "REID_PROVIDER: cuda" in gpu_service()
+    (model,) = re.findall(r"REID_MODEL: (\S+)", gpu_service())
+    (source, target) = re.findall(r"source: (\S+).*\n +target: (\S+)", gpu_service())[0]
+    assert (source, target) == ("${REID_ARTEFACT:-./artefact-fp16}", model)
+    assert "- gallery:/data" in gpu_service()  # a list of volumes replaces the shared one
+    assert (target, "read_only: true" in gpu_service()) == ("/artefact", True)
+
+
+def test_compose_asks_the_cpus_service_for_nothing_that_the_gpus_needs():
+    assert ":?" not in re.sub(r"#.*", "", (ROOT / "docker-compose.yml").read_text())
+
+
+def test_the_documents_tell_the_one_command_that_makes_what_the_gpus_container_mounts():
+    command = "python -m exporter.undo_int8 service/model artefact-fp16"
+    for name in ("README.md", "service/model/README.md", "docker-compose.yml"):
+        assert command in (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_the_readme_says_that_no_gpu_serves_the_bundled_model_as_it_is(provider):
+    bundled = read_manifest(ROOT / "service" / "model")
+    with pytest.raises(SettingRefused, match="undo_int8"):
+        check_choice(CHOICES[provider][0], CHOICES[provider][0].providers, bundled.precision)
+    assert "A GPU is given no int8 file" in (ROOT / "README.md").read_text()
 
 
 def test_a_file_of_keys_alone_is_enough_for_the_container():

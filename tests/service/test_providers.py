@@ -140,7 +140,8 @@ def test_auto_keeps_an_int8_artefact_on_the_cpu_and_says_what_a_gpu_would_want(c
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_gpu_that_was_asked_for_is_given_no_int8_artefact(provider):
     starter = Starter()
-    with pytest.raises(SettingRefused, match=f"REID_PROVIDER={provider}: got an int8 artefact.*--precision fp16"):
+    says = f"REID_PROVIDER={provider}: got an int8 artefact.*--precision fp16.*exporter.undo_int8"
+    with pytest.raises(SettingRefused, match=says):
         start_best(provider, starter, precision="int8", runtime=Runtime(ON_GPU))
     assert starter.tried == []
 
