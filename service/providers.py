@@ -88,7 +88,7 @@ def start_best(provider: str, start: Callable[[Choice], T], *, precision: str, r
     why = [f"{described(refused)}: {reason}" for reason, refused in refusals.items()]
     if provider == "auto" and TENSORRT[0] in available:
         why.append("tensorrt: only when asked for, as it builds its engines at every start, for minutes")
-    if provider == "auto" and choice is CPU and has_amx():
+    if provider == "auto" and choice is CPU and precision == "int8" and has_amx():
         why.append("openvino: only when asked for; it uses this processor's matrix unit (AMX), which onnxruntime does not")
     fields = {"asked": provider, "chosen": described(choice)} | ({"not": "; ".join(why)} if why else {})
     log.log(level, "provider", extra={"fields": fields})
