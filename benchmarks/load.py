@@ -48,11 +48,19 @@ class Waits:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine on the event loop that costs least; to look through all that was imported would stop it for 0.4 s."""
+    """Runs a coroutine on the event loop that costs least, and collects no garbage meanwhile.
+
+    To look through all that was imported would stop it for 0.4 s, through 150,000 answers for 0.1 s: both would be told as the
+    service's.
+    """
     gc.collect()
     gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    finally:
+        gc.enable()
 
 
 def request(url: str, path: str, body: bytes, *, content_type: str) -> bytes:
