@@ -1,9 +1,8 @@
-"""The same artefacts on OpenVINO."""
+"""The same artefacts on OpenVINO, where it is installed: continuous integration goes without (docs/LOG.md, 2026-11-30)."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import openvino
 import pytest
 from PIL import Image
 
@@ -12,6 +11,8 @@ from service.embedder import Embedder
 from service.errors import ArtefactRefused
 from service.routes.console import FOLDER
 from service.settings import BUNDLED_MODEL
+
+openvino = pytest.importorskip("openvino")
 
 CROPS = np.random.default_rng(3).integers(0, 256, size=(33, 32, 16, 3), dtype=np.uint8)
 
