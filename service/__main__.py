@@ -12,8 +12,8 @@ from service.app import create_app
 from service.calibration import find_calibration
 from service.crops import tame_pillow
 from service.doors import Doors
-from service.embedder import granted_cores, one_line
-from service.errors import ServiceError, SettingRefused
+from service.embedder import granted_cores
+from service.errors import ServiceError, SettingRefused, one_line
 from service.memory import collect_rarely, share_heaps
 from service.parts import open_embedder, open_gallery
 from service.processor import compute_in_long_turns

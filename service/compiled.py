@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import ArtefactRefused
+from service.errors import ArtefactRefused, one_line
 
 
 class CompiledModel:
@@ -36,8 +36,9 @@ class CompiledModel:
             core = openvino.Core()
             self._model = core.compile_model(core.read_model(content, b""), "CPU", settings)
         except RuntimeError as error:  # all that it raises
-            text = " ".join(str(error).split())[:600]
-            raise ArtefactRefused(f"{path}: got {text}, wanted a file that OpenVINO can compile; use REID_PROVIDER=cpu") from None
+            raise ArtefactRefused(
+                f"{path}: got {one_line(error)}, wanted a file that OpenVINO can compile; use REID_PROVIDER=cpu"
+            ) from None
         self._own = threading.local()
 
     def run(self, _: Sequence[str], feed: Mapping[str, npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:

@@ -9,12 +9,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import ArtefactRefused, InferenceFailed
+from service.errors import ArtefactRefused, InferenceFailed, one_line
 from service.ladder import CPU_LADDER, batch_of, ladder_of
 from service.manifest import MODEL_NAME, ModelInfo, read_manifest
 from service.providers import Choice, start_best
 from service.session import Runner, open_runner, read_model
-from service.session import one_line as one_line
 
 UNIT_TOLERANCE = 1e-3
 

@@ -216,3 +216,8 @@ def without_frames(error: E) -> E:
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
+
+
+def one_line(error: Exception) -> str:
+    """Give an error's text without its line breaks."""
+    return " ".join(str(error).split())[:600]

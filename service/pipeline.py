@@ -17,7 +17,7 @@ import numpy.typing as npt
 from service import crops
 from service.batcher import Batcher, Room
 from service.decoding import Decoding
-from service.embedder import Embeds, embed_each, one_line
+from service.embedder import Embeds, embed_each
 from service.entrance import Entrance
 from service.errors import (
     DeadlineExceeded,
@@ -26,6 +26,7 @@ from service.errors import (
     ModelNotReady,
     ServiceError,
     UndecodableImage,
+    one_line,
     without_frames,
 )
 from service.intake import RawCrop

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from service.compiled import CompiledModel
-from service.errors import ArtefactRefused, SettingRefused, StartupError
+from service.errors import ArtefactRefused, SettingRefused, StartupError, one_line
 from service.gpu import BoundRunner, provider_options
 from service.ladder import CPU_LADDER, cut
 from service.manifest import ModelInfo
@@ -170,8 +170,3 @@ def fits(shape: list[Any], wanted: list[int | None]) -> bool:
     if len(shape) != len(wanted) or isinstance(shape[0], int):
         return False
     return all(not isinstance(got, int) or got == want for got, want in zip(shape[1:], wanted[1:], strict=True))
-
-
-def one_line(error: Exception) -> str:
-    """Give an error's text without its line breaks."""
-    return " ".join(str(error).split())[:600]

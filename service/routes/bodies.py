@@ -7,12 +7,12 @@ then drop the whole body: no field here may have one.
 from collections.abc import Mapping
 from typing import Any
 
+from service.intake import PICTURES
 from service.routes.examples import MOMENT
 from service.schemas import RenameIn
 
 Schema = Mapping[str, Any]
 
-PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
 PICTURE = "UklGRigAAABXRUJQVlA4TBsAAAAvAcAAAA9wBY9bIR8Fav5jCQoBBEBBE9H/gAcA"  # a WebP of two by four pixels
 LABELS = {"camid": "entrance", "captured_at": MOMENT, "attributes": {"site": "north"}}
 TEXTS = {"pid": "alice", "camid": "entrance", "captured_at": MOMENT, "attributes": '{"site":"north"}'}  # the same in a form
@@ -66,7 +66,7 @@ def crop_body(
     content = {
         "multipart/form-data": {"schema": as_form},
         "application/json": {"schema": as_json if other is None else {"anyOf": [as_json, other]}, "examples": examples},
-        **dict.fromkeys(PICTURE_TYPES, picture),
+        **dict.fromkeys(PICTURES, picture),
         "application/x-npy": {"schema": {**picture["schema"], "description": "One .npy file: uint8 [N, H, W, 3] RGB."}},
     }
     return {"requestBody": {"required": True, "content": content}}
